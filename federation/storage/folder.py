@@ -28,6 +28,7 @@ __all__ = [
     "point_link",
     "remedy_for",
     "replacing",
+    "sync_bytes",
     "sync_folder",
     "write_file",
 ]
@@ -277,6 +278,23 @@ def _new_file(path: Path, mode: int | None) -> IO[bytes]:
     if mode is not None:
         os.fchmod(handle, mode)
     return os.fdopen(handle, "wb")
+
+
+def sync_bytes(handle: int) -> None:
+    """Wait until a file's bytes and its length are on the disk, and not for the time of its last change.
+
+    That one would cost the file system a transaction of its own, with each wait.
+
+    Args:
+        handle: Of the open file.
+
+    Raises:
+        OSError: The disk has failed.
+    """
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+    else:
+        os.fsync(handle)
 
 
 def sync_folder(folder: Path) -> None:

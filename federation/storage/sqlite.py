@@ -12,7 +12,7 @@ from typing import Final
 
 from federation.errors import StorageError
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import access_remedy, has_content, is_full, remedy_for
+from federation.storage.folder import access_remedy, has_content, is_full, remedy_for, sync_bytes
 
 __all__ = [
     "Connection",
@@ -190,7 +190,7 @@ class Database:
             handle = os.open(self._log, os.O_RDONLY)
             try:
                 failpoint(f"{self._role}_fsync")
-                os.fsync(handle)
+                sync_bytes(handle)
             finally:
                 os.close(handle)
         self._unsynced = False

@@ -94,13 +94,13 @@ def test_what_others_are_told_of_is_synced_by_the_next_wait(
 ) -> None:
     gathered(saving, store)
     synced: list[str] = []
-    real = os.fsync
+    real = os.fdatasync
 
     def fsync(handle: int) -> None:
         synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         real(handle)
 
-    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "fdatasync", fsync)
     store.sync()
     assert [Path(name).name for name in synced] == ["coordinator.sqlite3-wal"]
     store.sync()
@@ -134,7 +134,7 @@ def test_what_costs_no_wait_does_not_hide_what_does(
     gathered(saving, store)
     store.close_round(RoundId(3), (NodeId("a"),))
     waits: list[int] = []
-    monkeypatch.setattr(os, "fsync", waits.append)
+    monkeypatch.setattr(os, "fdatasync", waits.append)
     store.sync()
     assert len(waits) == 1
 
@@ -147,12 +147,12 @@ def test_a_wait_that_failed_is_not_taken_for_done(store: SqliteStore, monkeypatc
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", fail)
+        broken.setattr(os, "fdatasync", fail)
         for _ in range(2):
             with pytest.raises(StorageError, match="Input/output error"):
                 store.sync()
     waits: list[int] = []
-    monkeypatch.setattr(os, "fsync", waits.append)
+    monkeypatch.setattr(os, "fdatasync", waits.append)
     store.sync()
     assert len(waits) == 1
 

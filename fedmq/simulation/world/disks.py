@@ -1,8 +1,8 @@
 """A participant's disk: a folder in memory that can be full, and loses in a power cut what was not synchronised.
 
-The roles' own stores work on it. It sees each call by which one of them makes something durable, `os.fsync` and the
-commits of SQLite, and notes what a power cut would leave. Nothing of this is in the way of the stores: the kernel
-writes and reads their files, and a full disk is its limit on the size of files.
+The roles' own stores work on it. It sees each call by which one of them makes something durable, `os.fsync` (or
+`os.fdatasync`) and the commits of SQLite, and notes what a power cut would leave. Nothing of this is in the way of the
+stores: the kernel writes and reads their files, and a full disk is its limit on the size of files.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _LOG_BYTES_MAX = 4 << 20
 _FULL = 2
 """From this level of ``synchronous`` on SQLite waits for the disk at each commit."""
 
-_connect, _fsync = sqlite.connect, os.fsync
+_connect, _SYNCS = sqlite.connect, {name: getattr(os, name) for name in ("fsync", "fdatasync") if hasattr(os, name)}
 
 _FILES_PER_DISK = 3
 _FILES_SPARE = 100
@@ -59,7 +59,7 @@ class Disk(Generic[StoreT]):
         store: The newest process's store.
         opened: Whether it could open it; if not, `store` is an older one, and closed.
         full: While it is set, nothing can be written.
-        failing: The next `os.fsync` fails.
+        failing: The next `os.fsync` or `os.fdatasync` fails.
         failed: One has since this disk was entered last.
         failures: How many have, and how many commits.
         refuses: Asked before each commit: whether it fails.
@@ -182,7 +182,8 @@ class Disk(Generic[StoreT]):
 
     def __enter__(self) -> None:
         """From now on what is opened, synchronised and passed is of this disk, and nothing waits for the real one."""
-        sqlite.connect, os.fsync = self.connect, self.fsync  # type: ignore[assignment]
+        sqlite.connect = self.connect
+        vars(os).update(dict.fromkeys(_SYNCS, self.fsync))
         watch(lambda _name: self.passage())
         self.failed = False
         if self.full:
@@ -197,7 +198,8 @@ class Disk(Generic[StoreT]):
         if self._limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
             self._limit = None
-        sqlite.connect, os.fsync = _connect, _fsync
+        sqlite.connect = _connect
+        vars(os).update(_SYNCS)
         watch(None)
 
     # --- what the store does ----------------------------------------------------------------------------------------

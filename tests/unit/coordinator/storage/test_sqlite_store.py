@@ -304,7 +304,8 @@ def full_disk(patch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    patch.setattr("os.fsync", fail)
+    for wait in ("os.fsync", "os.fdatasync"):
+        patch.setattr(wait, fail)
 
 
 def test_a_full_disk_leaves_the_head_where_it_is_and_the_updates_waiting(tmp_path: Path) -> None:
@@ -471,7 +472,7 @@ def test_a_store_that_waits_later_waits_once_for_all(tmp_path: Path, monkeypatch
     store = grown(tmp_path, 1)
     store.wait_later()
     waits: list[int] = []
-    monkeypatch.setattr("os.fsync", waits.append)
+    monkeypatch.setattr("os.fdatasync", waits.append)
     for name in ("a", "b", "c"):
         sent = arrived(name, update(1.0), round_id=1)
         store.save_update(sent.record, sent.payload)

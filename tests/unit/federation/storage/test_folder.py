@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import StorageError, StoreLocked
-from federation.storage.folder import FolderLock, access_remedy, lock_holder, write_file
+from federation.storage.folder import FolderLock, access_remedy, lock_holder, sync_bytes, write_file
 
 
 def failing(error: OSError) -> object:
@@ -98,6 +98,18 @@ def test_a_file_of_another_user_is_named_too(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "geteuid", lambda: 4_294_967)
     assert "sudo chown -R 4294967:" in access_remedy(tmp_path)
     assert access_remedy(tmp_path / "nothing") == f"; make {tmp_path / 'nothing'} writable for this user"
+
+
+def test_the_length_and_bytes_of_a_file_are_waited_for_also_where_only_all_of_it_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[tuple[str, int]] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: waits.append(("all", handle)))
+    monkeypatch.setattr(os, "fdatasync", lambda handle: waits.append(("bytes", handle)))
+    sync_bytes(3)
+    monkeypatch.delattr(os, "fdatasync")  # as on macOS
+    sync_bytes(3)
+    assert waits == [("bytes", 3), ("all", 3)]
 
 
 @pytest.mark.parametrize("durable", [True, False])

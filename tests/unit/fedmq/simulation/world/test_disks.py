@@ -300,11 +300,11 @@ def test_a_long_log_goes_into_the_database_and_survives_there(folder: Path, monk
 
 
 def test_outside_of_its_turn_a_disk_touches_nothing(folder: Path) -> None:
-    before = sqlite.connect, os.fsync
+    before = sqlite.connect, os.fsync, os.fdatasync
     disk = of_node(folder)
     with disk:
         assert os.fsync != before[1]
-    assert (sqlite.connect, os.fsync) == before
+    assert (sqlite.connect, os.fsync, os.fdatasync) == before
 
 
 def test_many_disks_may_have_their_files_open_or_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
