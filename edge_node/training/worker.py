@@ -2,9 +2,7 @@
 
 import contextlib
 import math
-import os
 import queue
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from edge_node.storage.task_state import change_of
 from edge_node.training.evaluation import EvaluationJob, evaluation_event, reason_of
 from edge_node.training.masked_report import told
 from edge_node.training.masking import Learnt, Masking, mask_update
+from edge_node.training.priority import Priority
 from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
 from federation.errors import TaskError
 from federation.inputs import agree
@@ -48,9 +47,6 @@ __all__ = [
     "run_round",
     "training_event",
 ]
-
-NICE_IDLE = 19
-"""From here on the thread runs only when nobody else wants the core."""
 
 POST_TIMEOUT_S = 60.0
 """How long a result waits for a place in the inbox: a driver that takes nothing for this long is dead, in seconds."""
@@ -265,7 +261,7 @@ class ThreadTrainer:
         inbox: The driver's.
         clock: For durations.
         stall_s: A training that has not asked its stop flag for so long does not get on any more, in seconds.
-        nice: Added to the thread's priority number, so that other processes of the device go first (Linux).
+        priority: Lets other processes of the device go first; None: none does.
         offer: Gets each evaluated model that the device may use, on the worker's thread.
     """
 
@@ -276,12 +272,13 @@ class ThreadTrainer:
         clock: Clock,
         *,
         stall_s: float = math.inf,
-        nice: int = 0,
+        priority: Priority | None = None,
         offer: ModelOffer | None = None,
     ) -> None:
         self._setup, self._inbox, self._clock = setup, inbox, clock
-        self._nice, self._offer = nice, offer
+        self._priority, self._offer = priority or Priority(), offer
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
+        self._began_s = 0.0
         self._log = get_log("training")
         self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
         self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
@@ -335,19 +332,14 @@ class ThreadTrainer:
         self._jobs.put_nowait(item)
 
     def _work(self) -> None:
-        if self._nice and sys.platform == "linux":
-            # There each thread has its own, and threads that it starts begin with it.
-            own = threading.get_native_id()
-            with contextlib.suppress(OSError):  # a service's unit refuses both calls, and has a Nice of its own
-                os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._nice)
-                if self._nice >= NICE_IDLE:
-                    # Whoever wakes up takes the core at once, and need not wait for the end of a time slice.
-                    os.sched_setscheduler(own, os.SCHED_IDLE, os.sched_param(0))
+        self._priority.passed(0.0)
         while (item := self._jobs.get()) is not None:
+            self._began_s = self._clock.now()
             if isinstance(item, EvaluationJob):
                 event: object = self._evaluate(item)
             else:
                 event = self._run(*item)
+            self._priority.passed(self._clock.now() - self._began_s)
             try:
                 self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
             except queue.Full:
@@ -379,6 +371,7 @@ class ThreadTrainer:
 
     def _asked(self, flag: threading.Event) -> bool:
         self._sign_s = self._clock.now()
+        self._priority.passed(self._sign_s - self._began_s)
         return flag.is_set()
 
 

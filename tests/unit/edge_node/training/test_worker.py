@@ -3,6 +3,7 @@
 import errno
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from edge_node.engine.events import EvaluationFinished, TrainingFailed, TrainingFinished
 from edge_node.training import worker
 from edge_node.training.evaluation import EvaluationJob, evaluation_event
+from edge_node.training.priority import NICE_IDLE, SHORT_S, Priority
 from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
 from edge_node.training.worker import ThreadTrainer, TrainingJob, TrainingSetup, run_round, training_event
 from federation.errors import TaskError
@@ -317,7 +319,7 @@ def test_a_device_is_offered_what_was_evaluated_for_it_and_an_error_there_costs_
         raise RuntimeError("a full disk, and more")
 
     inbox: Inbox = queue.Queue()
-    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), nice=1, offer=offer)
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), priority=Priority(1), offer=offer)
     try:
         for version, uses in ((3, False), (4, True)):
             digest = Digest(vectors().digest())
@@ -338,7 +340,7 @@ def test_a_service_that_may_not_lower_its_priority_trains_all_the_same(monkeypat
 
     monkeypatch.setattr(os, "setpriority", refused)
     inbox: Inbox = queue.Queue()
-    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), nice=10)
+    trainer = ThreadTrainer(training_setup(), inbox, MonotonicClock(), priority=Priority(10, threads=2))
     try:
         digest = Digest(vectors().digest())
         trainer.evaluate(EvaluationJob(run=RUN, version=ModelVersion(3), digest=digest, model=vectors(), uses=False))
@@ -346,3 +348,70 @@ def test_a_service_that_may_not_lower_its_priority_trains_all_the_same(monkeypat
         assert trainer.gets_on
     finally:
         assert trainer.close(timeout_s=LIMIT_S)
+
+
+@pytest.fixture
+def lowered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Priority numbers that the thread took."""
+    found: list[int] = []
+    monkeypatch.setattr(os, "getpriority", lambda *_: 0)
+    monkeypatch.setattr(os, "setpriority", lambda _which, _who, number: found.append(number))
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *_: None)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread has a priority of its own")
+def test_a_training_goes_behind_others_once_it_takes_long(lowered: list[int]) -> None:
+    inbox: Inbox = queue.Queue(10)
+    clock, seen = FakeClock(), list[list[int]]()
+
+    def slow(stop: Stop) -> None:
+        for _ in range(3):
+            stop()
+            seen.append([*lowered])
+            clock.advance(SHORT_S / 2)
+
+    trainer = ThreadTrainer(training_setup(ToyTask(during=slow)), inbox, clock, priority=Priority(10))
+    try:
+        for number in (1, 2):
+            trainer.start(job(number))
+            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    finally:
+        assert trainer.close(timeout_s=LIMIT_S)
+    assert seen == [[], [], [10], [10], [10], [10]]
+    assert lowered == [10], "once"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread has a priority of its own")
+@pytest.mark.parametrize(
+    ("priority", "numbers"),
+    [(Priority(10), []), (Priority(NICE_IDLE), [19]), (Priority(10, threads=2), [10]), (Priority(0, threads=2), [])],
+)
+def test_short_trainings_go_behind_others_only_where_that_is_asked(
+    priority: Priority, numbers: list[int], lowered: list[int]
+) -> None:
+    """Threads that a training starts keep the priority that it has at first."""
+    inbox: Inbox = queue.Queue(10)
+    trainer = ThreadTrainer(training_setup(), inbox, FakeClock(), priority=priority)
+    try:
+        for number in (1, 2):
+            trainer.start(job(number))
+            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    finally:
+        assert trainer.close(timeout_s=LIMIT_S)
+    assert lowered == numbers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread has a priority of its own")
+def test_a_training_that_asks_nothing_goes_behind_others_from_the_next_one_on(lowered: list[int]) -> None:
+    inbox: Inbox = queue.Queue(10)
+    clock = FakeClock()
+
+    def deaf(_stop: Stop) -> None:
+        clock.advance(SHORT_S)
+
+    trainer = ThreadTrainer(training_setup(ToyTask(during=deaf)), inbox, clock, priority=Priority(10))
+    trainer.start(job(1))
+    assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    assert trainer.close(timeout_s=LIMIT_S)
+    assert lowered == [10]
