@@ -13,6 +13,7 @@ import numpy as np
 from federation.errors import ConfigError
 from federation.protocol.messages import TrainSettings
 from federation.task import Task, TaskContext, TaskFactory
+from federation.tasks.data.frames import rows_at
 from federation.tasks.registry import default_rounds, named_task
 from fedmq.api.study import Seed, Study
 from fedmq.api.trackers import Tracker, open_trackers
@@ -160,7 +161,8 @@ def _held_out(data: Any) -> tuple[Any, Any]:
     if not isinstance(data, tuple) or not data or any(not hasattr(part, "__getitem__") for part in data):
         return data, None
     tested = np.random.default_rng(0).random(len(data[0])) < HELD_OUT
-    return tuple(part[~tested] for part in data), tuple(part[tested] for part in data)
+    kept, held_out = np.flatnonzero(~tested), np.flatnonzero(tested)
+    return tuple(rows_at(part, kept) for part in data), tuple(rows_at(part, held_out) for part in data)
 
 
 def _default_loss(data: Any) -> Callable[[Any, Any], Any]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from federation.errors import ConfigError, TaskError
 from federation.task import TaskContext
+from federation.tasks.data.frames import rows_at
 
 __all__ = [
     "PARTITIONERS",
@@ -115,7 +116,8 @@ def split(context: TaskContext, *arrays: Any, by: str = "iid", owners: Any = Non
 
     Args:
         context: Says which part: ``node_index`` of ``node_count``, by ``seed``; its ``partition`` wins over ``by``.
-        arrays: NumPy arrays or torch tensors of the same length, such as inputs and targets; the last are the labels.
+        arrays: NumPy arrays, torch tensors or data frames of the same length, such as inputs and targets; the last
+            are the labels.
         by: ``iid``, ``shards:N``, ``dirichlet:ALPHA`` or ``natural``.
         owners: Whose each row is, for ``natural``.
 
@@ -130,7 +132,7 @@ def split(context: TaskContext, *arrays: Any, by: str = "iid", owners: Any = Non
     if len(lengths) != 1:
         raise TaskError(f"split needs arrays of one length, got {sorted(lengths)}")
     rows = part_of(context, lengths.pop(), by=by, labels=arrays[-1], owners=owners)
-    return tuple(array[rows] for array in arrays)
+    return tuple(rows_at(array, rows) for array in arrays)
 
 
 def part_of(

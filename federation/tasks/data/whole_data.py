@@ -9,6 +9,7 @@ import numpy as np
 
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
+from federation.tasks.data.frames import rows_at
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, part_of
 
 __all__ = ["WholeData"]
@@ -61,7 +62,7 @@ class WholeData:
         """
         inputs, targets, *owners = self._loaded()
         rows = part_of(context, len(targets), by=by, labels=targets, owners=_first(owners))
-        return self.prepare(inputs[rows]), targets[rows]
+        return self.prepare(rows_at(inputs, rows)), rows_at(targets, rows)
 
     def parts(self, context: TaskContext, by: str) -> list[Rows]:
         """The rows of every node; the data stays loaded, to be called."""
@@ -71,7 +72,7 @@ class WholeData:
     def rows(self, rows: Rows) -> tuple[Any, Any]:
         """Some rows, prepared, and their targets; the rest is not kept."""
         inputs, targets, *_ = self._loaded()
-        return self.prepare(inputs[rows]), targets[rows]
+        return self.prepare(rows_at(inputs, rows)), rows_at(targets, rows)
 
     def traits(self) -> Traits:
         """What is known of all rows."""

@@ -153,8 +153,14 @@ def mapped(change: Callable[[Any], Any], value: Any) -> Any:
     return change(value)
 
 
-def first_gap(batch: Batch, row: int) -> str | None:
-    """The first number that is not finite, such as ``input row 7, column 3``; rows are counted from ``row`` on."""
+def first_gap(batch: Batch, row: int, columns: Sequence[str] = ()) -> str | None:
+    """The first number that is not finite, such as ``input row 7, column 3``; rows are counted from ``row`` on.
+
+    Args:
+        batch: The numbers.
+        row: What its first row is called.
+        columns: Names of the inputs' columns, where they are known.
+    """
     for name, values in _named(batch):
         # A sum costs no memory of its own; it is not finite where a part is not, and seldom where all are.
         if not values.is_floating_point() or torch.isfinite(values.sum()):
@@ -162,8 +168,9 @@ def first_gap(batch: Batch, row: int) -> str | None:
         places = torch.nonzero(~torch.isfinite(values)).tolist()
         if places:
             first, *rest = places[0]
-            column = f", column {', '.join(map(str, rest))}" if rest else ""
-            return f"{name} row {row + first}{column} {GAP}"
+            named = name == "input" and len(rest) == 1 and len(columns) == values.shape[1]
+            place = repr(columns[rest[0]]) if named else ", ".join(map(str, rest))
+            return f"{name} row {row + first}{f', column {place}' if rest else ''} {GAP}"
     return None
 
 

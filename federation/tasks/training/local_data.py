@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from federation.errors import TaskError
 from federation.task import TaskContext
+from federation.tasks.data.frames import frame_numbers, in_float32, is_frame, number_objects
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.training.batches import (
@@ -154,16 +155,17 @@ class TensorData:
         self._leaves = list(tensors_in(self._tensors))
         self.num_examples = num_examples(self._tensors)
 
-    def refuse_gaps(self, whose: str = "") -> None:
+    def refuse_gaps(self, whose: str = "", columns: Sequence[str] = ()) -> None:
         """Look for numbers that are not finite.
 
         Args:
             whose: Said before the place, such as ``test ``.
+            columns: Names of the inputs' columns, where they are known.
 
         Raises:
             TaskError: It says row and column of the first one.
         """
-        if (gap := first_gap(self._tensors, 0)) is not None:
+        if (gap := first_gap(self._tensors, 0, columns)) is not None:
             raise TaskError(f"{whose}{gap}")
 
     def rows(self, rows: torch.Tensor) -> "TensorData":
@@ -244,39 +246,40 @@ def gap_in(data: LocalData) -> str | None:
     return None
 
 
-def as_tensor(values: Any) -> torch.Tensor:
+def as_tensor(values: Any, *, fine: bool = True) -> torch.Tensor:
     """A tensor of these values: a NumPy array of floats becomes float32, one of integers int64.
 
+    Args:
+        values: An array, a sequence of numbers, or a data frame.
+        fine: Refuse a frame's column whose numbers float32 cannot tell apart.
+
     Raises:
-        TaskError: They are no numbers, some are masked, or beyond int64.
+        TaskError: They are no numbers, some are masked, or beyond int64 or float32.
     """
     if isinstance(values, torch.Tensor):
         return values
     if np.ma.is_masked(values):
         raise TaskError("the data has masked values: fill them, or leave those rows out")
+    array = frame_numbers(values, fine=fine) if is_frame(values) else _numbers(values)
+    # torch warns about read-only memory, which it cannot protect, and takes no reversed view.
+    plain = array.flags.writeable and min(array.strides, default=0) >= 0
+    return torch.from_numpy(array if plain else array.copy())
+
+
+def _numbers(values: Any) -> NDArray[Any]:
+    """An array, a sequence or a frame's column in float32 or int64."""
     array = np.asarray(values)
-    if array.dtype.kind == "O" and hasattr(values, "columns"):
-        array = np.stack([_column(values, name) for name in values.columns], axis=1)
+    if array.dtype.kind in "OUT" and array.ndim == 1:
+        column = "" if getattr(values, "name", None) is None else f"column {values.name!r} of "
+        array = number_objects(array, f"{column}the data is {getattr(values, 'dtype', array.dtype)}")
     if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
-    elif array.dtype.kind in "iub":
-        if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
-            raise TaskError(f"the data has {array.max()}, and whole numbers go up to {np.iinfo(np.int64).max}")
-        array = array.astype(np.int64, copy=False)
-    else:
-        raise TaskError(f"data must be numbers, not {array.dtype}")
-    # torch warns about read-only memory, which it cannot protect.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _column(frame: Any, name: Any) -> NDArray[np.float32]:
-    """One column of a frame whose columns are of several kinds."""
-    column = np.asarray(frame[name])
-    if column.dtype.kind not in "fiub":
-        raise TaskError(
-            f"column {name!r} of the data is {column.dtype}, and must be numbers: leave it out or encode it"
-        )
-    return column.astype(np.float32)
+        return in_float32(array, "the data")
+    if array.dtype.kind not in "iub":
+        hint = ": give what its toarray() returns" if hasattr(values, "toarray") else ""
+        raise TaskError(f"data must be numbers, not {array.dtype}{hint}")
+    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
+        raise TaskError(f"the data has {array.max()}, and whole numbers go up to {np.iinfo(np.int64).max}")
+    return array.astype(np.int64, copy=False)
 
 
 def _cut(tensor: torch.Tensor, rows: int) -> tuple[torch.Tensor, ...]:

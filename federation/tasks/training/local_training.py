@@ -16,6 +16,7 @@ from federation.privacy.budget import turn_of
 from federation.privacy.noise import KEY_BYTES
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
+from federation.tasks.data.frames import ByName, by_name, columns_of
 from federation.tasks.training.batches import Batch, Reading, inputs_of
 from federation.tasks.training.exporting import Example, two_rows, write_program, zeros_for
 from federation.tasks.training.local_data import (
@@ -118,6 +119,18 @@ class LocalTraining:
     def _renew_data(self) -> None:
         if self._task.is_live:
             self.forget_data()
+
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of the inputs' columns, where this node's training data is a frame: it is read for them.
+
+        Raises:
+            TaskError: It cannot be read.
+        """
+        train = self._task.train_data
+        if isinstance(train, ByName) and "_own_split" not in self.__dict__:
+            with self.guarded(seed=0):
+                self._train_data  # noqa: B018 - reading it tells them
+        return columns_of(train)
 
     def inputs(self) -> Array:
         """The inputs of this node's training data as they are now, in one array; see `inputs_of`."""
@@ -262,7 +275,7 @@ class LocalTraining:
             self.model.load(parameters)
             self.model.module.eval()
             with torch.no_grad():
-                return np.asarray(self.model.module(as_tensor(inputs).to(self.device)).cpu().numpy())
+                return np.asarray(self.model.module(as_tensor(inputs, fine=False).to(self.device)).cpu().numpy())
 
     def module_with(self, parameters: Parameters) -> torch.nn.Module:
         """See `TorchTask.module_with`."""
@@ -357,18 +370,21 @@ class LocalTraining:
             return data, data
         if isinstance(task.own_test, Real):
             return held_out(data, float(task.own_test), task.context.seed)
-        return data, self._without_gaps(local_data(task.own_test, task.context, self.device, task.split), "own test ")
+        test = by_name(task.own_test, columns_of(task.train_data))
+        return data, self._without_gaps(local_data(test, task.context, self.device, task.split), "own test ")
 
     @cached_property
     def _test_data(self) -> LocalData | None:
         task = self._task
-        data = evaluation_data(task.test_data, task.train_data, task.context, self.device, task.split)
+        # Both in the order of the training data, where both are frames.
+        test = by_name(task.test_data, columns_of(task.train_data))
+        data = evaluation_data(test, task.train_data, task.context, self.device, task.split)
         return None if data is None else self._without_gaps(data, "test ")
 
     def _without_gaps(self, data: LocalData, whose: str = "") -> LocalData:
         """The data, looked at where that costs no pass over what is read lazily."""
         if isinstance(data, TensorData) and not self._task.gaps:
-            data.refuse_gaps(whose)
+            data.refuse_gaps(whose, columns_of(self._task.train_data))
         return data
 
 

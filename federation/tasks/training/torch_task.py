@@ -25,6 +25,7 @@ from federation.protocol.messages import TrainSettings
 from federation.runtime.log import get_log
 from federation.task import Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.data.data_files import OwnData
+from federation.tasks.data.frames import ByName, by_name, columns_of
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.statistics.counting import channels_of, rows_of
 from federation.tasks.training.spec import TorchTaskSpec
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
 @dataclass
 class TorchTask(TorchTaskSpec):
     """A task around a torch model; its fields are those of `TorchTaskSpec`."""
+
+    def __post_init__(self) -> None:
+        """Take the columns of data frames by the names that were given.
+
+        Raises:
+            TaskError: A frame lacks one of them, or has it twice.
+        """
+        self._take_columns(tuple(self.features))
 
     def initial_parameters(self, seed: int) -> Parameters:
         """All tensors of version 0 but local ones; the same seed gives the same bits (for the same torch version)."""
@@ -72,6 +81,11 @@ class TorchTask(TorchTaskSpec):
             if not open_columns:
                 raise
             get_log("task").warning("inputs_not_taken", columns=open_columns, reason=str(error))
+            return
+        columns = self.train_data.columns if isinstance(self.train_data, ByName) else ()
+        if columns and not self.train_data.features and self.context.node_index is not None:
+            why = "the order is the frame's: give TorchTask features=, or the coordinator test data with the same names"
+            get_log("task").warning("columns_unsaid", columns=columns, why=why)
 
     def complete(self, parameters: Parameters) -> Parameters:
         """The whole model: with what never changes, second names, and on a node the layers that it keeps.
@@ -90,7 +104,8 @@ class TorchTask(TorchTaskSpec):
         sources = self._sources
         found = sources[0].inputs(needed=self.context.node_index is not None) if sources else Inputs()
         shape = self.input_shape or (() if self.picture is None else self.picture.shape)
-        features, classes = found.features or tuple(self.features), found.classes or tuple(map(str, self.classes))
+        features = found.features or self._frame_columns() or tuple(self.features)
+        classes = found.classes or tuple(map(str, self.classes))
         return replace(found, features=features, classes=classes, shape=tuple(shape))
 
     def column_names(self) -> Sequence[str]:
@@ -122,7 +137,26 @@ class TorchTask(TorchTaskSpec):
         """Read tables by these names from now on."""
         for source in self._sources:
             source.adopt(wanted)
+        self._take_columns(wanted.features)
         self._training.forget_data()
+
+    def _take_columns(self, features: tuple[str, ...]) -> None:
+        """Read the inputs' columns by these names, in this order, where the data are frames."""
+        given = self.__dict__.setdefault("_given", (self.train_data, self.own_test, self.test_data))
+        self.train_data, self.own_test, self.test_data = (by_name(each, features) for each in given)
+
+    def _frame_columns(self) -> tuple[str, ...]:
+        """Names of the inputs' columns, where they are a data frame's.
+
+        Raises:
+            TaskError: This node's own data cannot be read.
+        """
+        if self._sources:
+            return ()
+        on_a_node = self.context.node_index is not None
+        if on_a_node and isinstance(self.train_data, ByName):
+            return self._training.read_columns()
+        return columns_of(self.train_data) or (() if on_a_node else columns_of(self.test_data))
 
     def _open_columns(self) -> Sequence[str]:
         """The columns of a node's own table, where nobody has chosen them.

@@ -192,17 +192,6 @@ def test_examples_that_differ_are_named() -> None:
         own_data([{"x": torch.zeros(3), "y": 0}, {"z": torch.zeros(3), "y": 1}], CPU)
 
 
-def test_a_frame_of_several_kinds_of_numbers_is_read_by_its_columns() -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"heat": [1.5, 2.5], "on": [True, False], "count": [1, 2]})
-    assert as_tensor(frame).tolist() == [[1.5, 1.0, 1.0], [2.5, 0.0, 2.0]]
-    for column, kind in ((["a", "b"], "object"), (pandas.to_datetime(["2024-01-01", "2024-01-02"]), "datetime64")):
-        with pytest.raises(TaskError, match=f"column 'more' of the data is {kind}.*encode it"):
-            as_tensor(frame.assign(more=column))
-    with pytest.raises(TaskError, match=r"data must be \(inputs, targets\).*not DataFrame"):
-        own_data(lambda: frame, CPU)
-
-
 def test_single_examples_in_place_of_batches_are_refused() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(4, 3), torch.arange(4)), batch_size=None)
     with pytest.raises(TaskError, match="single examples in place of batches"):
@@ -231,6 +220,33 @@ def test_values_that_would_become_others_are_refused(values: Any, words: str) ->
     with pytest.raises(TaskError, match=words):
         as_tensor(values)
     assert as_tensor(np.full(3, 2**63 - 1, np.uint64)).tolist() == [2**63 - 1] * 3
+
+
+def test_numbers_of_python_in_an_array_of_objects_are_read() -> None:
+    assert as_tensor(np.array([1, 2], object)).tolist() == [1, 2]
+    assert as_tensor(np.array([1, 2], object)).dtype == torch.int64
+    assert as_tensor(np.array([1, 0.5], object)).tolist() == [1, 0.5]
+    assert as_tensor(np.array([True, None], object))[0] == 1
+    with pytest.raises(TaskError, match=r"the data is object, and must be numbers: row 1 has 'ok'\. Encode it"):
+        as_tensor(np.array([1, "ok"], object))
+
+
+def test_numbers_beyond_float32_are_refused_by_their_place() -> None:
+    with pytest.raises(TaskError, match=r"the data has -1e\+300 in row 1, column 0, and float32 ends at 3.4e\+38"):
+        as_tensor(np.array([[1.0, np.inf], [-1e300, np.nan]]))
+    assert as_tensor(np.array([3.4e38, np.inf, -np.inf])).isinf().tolist() == [False, True, True]
+
+
+def test_reversed_arrays_and_those_of_other_machines_are_read() -> None:
+    assert as_tensor(np.arange(3.0)[::-1]).tolist() == [2, 1, 0]
+    assert as_tensor(np.arange(3, dtype=">i8")[::-1]).tolist() == [2, 1, 0]
+    assert as_tensor(np.arange(3, dtype=">f4")).tolist() == [0, 1, 2]
+
+
+def test_a_sparse_matrix_is_refused_with_what_to_do() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(TaskError, match=r"give what its toarray\(\) returns"):
+        as_tensor(sparse.csr_matrix(np.eye(2)))
 
 
 def test_read_only_arrays_are_copied_without_a_warning() -> None:
