@@ -26,6 +26,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
 from edge_node.training.priority import Priority
+from edge_node.training.process import TrainingMark
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
 from federation import RELEASE
@@ -159,6 +160,7 @@ def build_workshop(config: NodeConfig, readings: NodeReadings | None = None) -> 
         aging=ResidualAging(decay=config.training.residual_decay, versions_max=config.training.residual_versions_max),
         observe=None if readings is None else readings.trained,
         counted=config.bounds.statistics,
+        mark=TrainingMark(config.state_folder, task_label(config.task.name)),
     )
 
 
@@ -215,6 +217,8 @@ def _run(
     device = _device(setup.task, config)
     get_log("node").info("node_started", node=setup.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
+    if setup.mark is not None:
+        setup.mark.tell()
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
     _warn(address, trust)

@@ -1,6 +1,7 @@
 """What the command lines share: options that mean the same everywhere, one line for an error, and exit codes."""
 
 import errno
+import faulthandler
 import json
 import os
 import sys
@@ -139,6 +140,7 @@ def ending_in_time(program: str, *, within_s: float = END_S) -> Iterator[None]:
     Python waits for both without a bound, and a service that is asked to stop would be killed.
     """
     code: object = 1
+    _tell_crashes()
     try:
         yield
         code = 0
@@ -154,6 +156,13 @@ def ending_in_time(program: str, *, within_s: float = END_S) -> Iterator[None]:
     finally:
         number = code if isinstance(code, int) else 1
         threading.Thread(target=_bound_the_end, args=(program, number, within_s), name="end", daemon=True).start()
+
+
+def _tell_crashes() -> None:
+    """A crash in a library of a user's task says the lines of Python that led there, on standard error."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, AttributeError, RuntimeError):  # nowhere to say it
+            faulthandler.enable()
 
 
 def _bound_the_end(program: str, code: int, within_s: float) -> None:

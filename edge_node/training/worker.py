@@ -20,6 +20,7 @@ from edge_node.training.evaluation import EvaluationJob, evaluation_event, reaso
 from edge_node.training.masked_report import told
 from edge_node.training.masking import Learnt, Masking, mask_update
 from edge_node.training.priority import Priority
+from edge_node.training.process import TrainingMark, end_if_forked
 from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
 from federation.errors import TaskError
 from federation.inputs import agree
@@ -64,6 +65,7 @@ class TrainingSetup:
         aging: How much a residual still counts after missed versions.
         observe: A training is over: what is to be said of the data that it was on, as metrics; None says nothing.
         counted: Whether the owner lets the node's rows be counted (``coordinator analyze``).
+        mark: Says at the next start that a training has ended the process.
     """
 
     node: NodeId
@@ -73,6 +75,7 @@ class TrainingSetup:
     aging: ResidualAging = field(default_factory=ResidualAging)
     observe: Callable[[], Metrics] | None = None
     counted: bool = True
+    mark: TrainingMark | None = None
 
     def suited(self, manifest_digest: bytes) -> "TrainingSetup":
         """The set-up for a model of this manifest: itself, or the task under SCAFFOLD, or its readings to be counted.
@@ -276,7 +279,7 @@ class ThreadTrainer:
         offer: ModelOffer | None = None,
     ) -> None:
         self._setup, self._inbox, self._clock = setup, inbox, clock
-        self._priority, self._offer = priority or Priority(), offer
+        self._priority, self._offer, self._pid = priority or Priority(), offer, os.getpid()
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
         self._began_s = 0.0
         self._log = get_log("training")
@@ -339,6 +342,7 @@ class ThreadTrainer:
                 event: object = self._evaluate(item)
             else:
                 event = self._run(*item)
+            end_if_forked(self._pid)
             self._priority.passed(self._clock.now() - self._began_s)
             try:
                 self._inbox.put(InboxItem(event=event), timeout=POST_TIMEOUT_S)
@@ -359,10 +363,14 @@ class ThreadTrainer:
         announcement = job.announcement
         self._log.info("training_started", round=announcement.round, version=announcement.model.version)
         self._sign_s = self._clock.now()
+        if (mark := self._setup.mark) is not None:
+            mark.begin(announcement.round)
         try:
             event = training_event(self._setup, job, lambda: self._asked(flag), self._clock)
         finally:
             self._sign_s = math.inf
+            if mark is not None and os.getpid() == self._pid:
+                mark.end()
         if isinstance(event, TrainingFinished):
             result = event.result
             numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}

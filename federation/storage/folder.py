@@ -8,6 +8,7 @@ import pwd
 import shutil
 import stat
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -72,6 +73,7 @@ def empty_folder(folder: Path, option: str) -> Path:
 class FolderLock:
     """Sees to it that one process owns a state folder; the kernel releases it when the process dies.
 
+    A process that a user's task forks lets go of it at once: it may live longer, and would keep the folder from us.
     Nobody but its owner may look into it: a folder that an earlier release left open to others is closed.
 
     Args:
@@ -96,6 +98,7 @@ class FolderLock:
         except BaseException:
             self._file.close()
             raise
+        _HELD.add(self)
 
     def _take(self, folder: Path) -> None:
         try:
@@ -112,6 +115,17 @@ class FolderLock:
     def release(self) -> None:
         """Give the folder up."""
         self._file.close()
+
+
+_HELD: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for each in list(_HELD):
+        each.release()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _close_to_others(folder: Path) -> None:

@@ -22,6 +22,9 @@ STOP_GRACE_S = 5.0
 
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
+CRASH = "Fatal Python error:"
+"""How Python's own account of a crash begins."""
+
 LINES_MAX = 10_000
 """Lines that may wait for the demo; readers block beyond it."""
 
@@ -106,9 +109,25 @@ class Fleet:
         return self._children[name].generation
 
     def stderr_tail(self, name: str, lines: int = 12) -> str:
-        """The last lines that a process wrote to stderr."""
+        """The last lines that a process wrote to stderr; of one that crashed the first ones of what led there."""
         path = self.folder / f"{name}.stderr"
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+        said = path.read_text(errors="replace").splitlines() if path.exists() else []
+        crashes = [place for place, line in enumerate(said) if line.startswith(CRASH)]
+        return "\n".join(said[crashes[-1] :][:lines] if crashes else said[-lines:])
+
+    def last_words(self, exited: Exited, task: str) -> str:
+        """How a process came to its end, and what it said last; what may have ended one that said nothing.
+
+        Args:
+            exited: Which one.
+            task: The name of the task that it ran.
+        """
+        code = exited.code
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if tail := self.stderr_tail(exited.source):
+            return f"{exited.source} {how}; it said last:\n{tail}"
+        why = "may have ended it (os._exit, sys.exit in a thread of its own), or the system, for want of memory"
+        return f"{exited.source} {how} without a word: the task {task} {why}"
 
     def stop(self) -> None:
         """Ask every process to stop, insist after the grace time, and reap all of them."""

@@ -297,8 +297,7 @@ class Demo:
         if exited.source in servers and exited.code == 0:
             self.farm.ends.add(exited.source)
             return self.farm.ends == servers  # a gateway ends when its last sum has its verdict
-        tail = self.fleet.stderr_tail(exited.source)
-        raise DemoFailed(f"{exited.source} ended with exit code {exited.code}; it said last:\n{tail}")
+        raise DemoFailed(self.fleet.last_words(exited, self.plan.task))
 
     def _report(self, broker_name: str, total_wall_s: float) -> Mapping[str, object]:
         report: dict[str, object] = read_json((self.folder / "report.json").read_text())

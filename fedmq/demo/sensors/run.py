@@ -241,8 +241,7 @@ class SensorDemo:
             return
         if exited.code == 0 and exited.source in {"program", "coordinator"}:
             return
-        tail = self.fleet.stderr_tail(exited.source)
-        raise SensorDemoFailed(f"{exited.source} ended with exit code {exited.code}; it said last:\n{tail}")
+        raise SensorDemoFailed(self.fleet.last_words(exited, "of this demo"))
 
     def _set_states(self, state: str) -> None:
         for story in self.board.stories.values():

@@ -1,6 +1,7 @@
 """A program ends when its work is done, whatever a user's task has left running."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -82,3 +83,10 @@ def test_an_exit_code_is_the_same_with_json(
 ) -> None:
     assert told(monkeypatch, capsys, "look", "--count", "3", *more)[0] == 3
     assert told(monkeypatch, capsys, "look", *more)[0] == 0
+
+
+def test_a_crash_in_a_library_says_the_lines_of_python() -> None:
+    code, said = ended("    def theirs(): import faulthandler; faulthandler._sigsegv()\n    theirs()")
+    assert code == -signal.SIGSEGV
+    assert said.startswith("Fatal Python error: Segmentation fault")
+    assert "in theirs" in said

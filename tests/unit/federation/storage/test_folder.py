@@ -1,6 +1,8 @@
 """One process owns a folder, and a file in it is the old one or the new one."""
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -158,3 +160,26 @@ def test_two_threads_that_write_one_file_leave_one_of_theirs(tmp_path: Path) -> 
         thread.join()
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() in bodies
+
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from federation.storage.folder import FolderLock, lock_holder
+folder, (until, end), (there, begun) = Path(sys.argv[1]), os.pipe(), os.pipe()
+held = FolderLock(folder)
+if os.fork() == 0:
+    os.close(end)
+    os.write(begun, b"1")
+    os.read(until, 1)
+    os._exit(0)
+os.read(there, 1)
+assert lock_holder(folder) == str(os.getpid())
+held.release()
+FolderLock(folder).release()
+"""
+
+
+def test_a_process_that_a_task_forks_does_not_keep_the_folder(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", FORKS, tmp_path], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

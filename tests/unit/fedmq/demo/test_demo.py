@@ -77,6 +77,20 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
     return Fleet(folder=tmp_path)
 
 
+def test_a_process_that_ended_by_itself_is_told_by_how_it_ended_and_what_it_said(fleet: Fleet) -> None:
+    killed = Exited(source="node-1", generation=0, code=-signal.SIGSEGV)
+    ended = Exited(source="node-1", generation=0, code=0)
+    task = "the task pump.py:build may have ended it (os._exit"
+    assert f"node-1 was ended by SIGSEGV without a word: {task}" in fleet.last_words(killed, "pump.py:build")
+    assert f"node-1 ended with exit code 0 without a word: {task}" in fleet.last_words(ended, "pump.py:build")
+    said = [f"line {number}" for number in range(30)]
+    (fleet.folder / "node-1.stderr").write_text("\n".join(said))
+    words = "node-1 ended with exit code 0; it said last:\n" + "\n".join(said[-12:])
+    assert fleet.last_words(ended, "pump.py:build") == words
+    (fleet.folder / "node-1.stderr").write_text("\n".join(["before", "Fatal Python error: Aborted", *said]))
+    assert fleet.last_words(ended, "x").splitlines()[1:3] == ["Fatal Python error: Aborted", "line 0"]
+
+
 class TestPlan:
     def test_per_round_alone_is_synchronous_fedavg(self) -> None:
         plan = make_plan(DemoOptions(nodes=10, per_round=5))
