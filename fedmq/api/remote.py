@@ -27,7 +27,7 @@ from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.task import Parameters
 
-__all__ = ["ANSWER_BYTES_MAX", "Fetching", "RemotePage", "fetched_json"]
+__all__ = ["ANSWER_BYTES_MAX", "Fetching", "RemotePage", "check_digest", "content_digest", "fetched_json"]
 
 ANSWER_BYTES_MAX = 1 << 30
 """A larger answer is not taken, in bytes."""
@@ -80,6 +80,27 @@ class Fetching:
         return build_opener(HTTPHandler, HTTPSHandler(context=context), _Redirects)
 
 
+def content_digest(content: bytes) -> str:
+    """What names a content: ``sha256:`` and 64 digits."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def check_digest(where: object, content: bytes, digest: str | None) -> None:
+    """See that this is what was to come.
+
+    Args:
+        where: From where it is, for people.
+        content: What came.
+        digest: What names it, as `content_digest` does; None takes whatever comes.
+
+    Raises:
+        StorageError: It is another content.
+    """
+    found = content_digest(content) if digest is not None else ""
+    if digest is not None and not hmac.compare_digest(found, digest.lower()):
+        raise StorageError(f"{where} has another content: {found}, and not {digest.lower()}")
+
+
 def fetched(url: str, how: Fetching) -> bytes:
     """The content at an address.
 
@@ -96,10 +117,7 @@ def fetched(url: str, how: Fetching) -> bytes:
         content = TimeoutError()
     if isinstance(content, BaseException):
         raise _told(url, how, content) from content
-    if how.digest is not None:
-        found = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if not hmac.compare_digest(found, how.digest.lower()):
-            raise StorageError(f"{url} has another content: {found}, and not {how.digest.lower()}")
+    check_digest(url, content, how.digest)
     return content
 
 

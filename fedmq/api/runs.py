@@ -10,11 +10,11 @@ from coordinator.artifacts.export import NEWEST, read_model
 from coordinator.artifacts.plots.run import NAME_MAX, Run, load_run, run_of_report
 from coordinator.config.sections import read_config
 from coordinator.storage.places import has_store
-from federation.errors import ConfigError
+from federation.errors import ConfigError, StorageError
 from federation.task import Parameters
 from fedmq.api.curve import as_table, curve_points, main_metric
 from fedmq.api.pictures import draw_bands
-from fedmq.api.remote import SCHEMES, Fetching, RemotePage, fetched_json
+from fedmq.api.remote import SCHEMES, Fetching, RemotePage, check_digest, fetched_json
 from fedmq.api.study import STUDY, Study, load_study
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def load(
         where: A coordinator's state folder, its configuration or its report, or a folder of `Study.save`; a path, or
             a ``file://`` URL. Or an ``http(s)://`` URL: of a report, or, with a slash at the end, of the page that
             ``coordinator serve`` shows.
-        digest: Of a report at a URL: ``sha256:…`` of what must come.
+        digest: Of a report, or of the ``study.json`` of a study, which names all its other files: ``sha256:…`` of what
+            must come.
         token: Of a page, where it is not in the URL.
         certificate: PEM file of the authority behind the server's certificate; None: those of the system.
         timeout_s: For each answer of a URL, in seconds.
@@ -102,12 +103,30 @@ def load(
     )
     if url.scheme in SCHEMES:
         return _load_url(url, how)
-    if how != Fetching(timeout_s=timeout_s):
-        raise ConfigError("load", "digest, token and certificate are for http:// and https://", source="fedmq.load")
+    if how != Fetching(timeout_s=timeout_s, digest=digest):
+        raise ConfigError("load", "token and certificate are for http:// and https://", source="fedmq.load")
     path = _path(where)
     if (path / STUDY).is_file():
-        return load_study(path)
-    return StoredRun(folder=_state_folder(path), rows=load_run(path))
+        return load_study(path, digest)
+    folder = _state_folder(path)
+    if digest is not None:
+        _check_report(path, folder, digest)
+    return StoredRun(folder=folder, rows=load_run(path))
+
+
+def _check_report(path: Path, folder: Path | None, digest: str) -> None:
+    """See that a report is the one that was to come.
+
+    Raises:
+        ConfigError: It is a state folder, which changes.
+        StorageError: It is another one, or cannot be read.
+    """
+    if folder is not None:
+        raise ConfigError("digest", "a run goes on; a digest is for a report or a study", source="fedmq.load")
+    try:
+        check_digest(path, path.read_bytes(), digest)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
 
 
 def _load_url(url: SplitResult, how: Fetching) -> StoredRun:

@@ -20,6 +20,7 @@ from federation.task import Parameters
 from federation.tasks.pool.node_pool import NodePool
 from fedmq.api.curve import as_table, curve_points, main_metric
 from fedmq.api.pictures import draw_bands
+from fedmq.api.remote import check_digest, content_digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,29 +184,42 @@ class Study:
             target.mkdir(parents=True, exist_ok=True)
             if any(target.iterdir()):
                 raise StorageError(f"{target} is not empty: a study is saved into a folder of its own")
-            for one in self.seeds:
-                write_file(target / f"seed-{one.seed}.json", json.dumps(one.report).encode(), durable=False)
-                content = safetensors.numpy.save({name: np.asarray(array) for name, array in one.parameters.items()})
-                write_file(target / f"seed-{one.seed}.safetensors", content, durable=False)
-            write_file(target / STUDY, json.dumps(self._described()).encode(), durable=False)
+            seeds = [_saved_seed(target, one) for one in self.seeds]
+            described = {"study": 1, "name": self.name, "task": self.task, "nodes": self.nodes, "seeds": seeds}
+            write_file(target / STUDY, json.dumps(described).encode(), durable=False)
         except OSError as error:
             raise StorageError(f"{target} cannot be written: {error}") from error
         return target
 
-    def _described(self) -> Mapping[str, object]:
-        seeds = [{"seed": one.seed, "digest": one.digest} for one in self.seeds]
-        return {"study": 1, "name": self.name, "task": self.task, "nodes": self.nodes, "seeds": seeds}
+
+def _saved_seed(folder: Path, one: Seed) -> Mapping[str, object]:
+    """Write a seed's files; returns what ``study.json`` says of it, with the files' digests."""
+    tensors = {name: np.asarray(array) for name, array in one.parameters.items()}
+    contents = {
+        f"seed-{one.seed}.json": json.dumps(one.report).encode(),
+        f"seed-{one.seed}.safetensors": safetensors.numpy.save(tensors),
+    }
+    for name, content in contents.items():
+        write_file(folder / name, content, durable=False)
+    files = {name: content_digest(content) for name, content in contents.items()}
+    return {"seed": one.seed, "digest": one.digest, "files": files}
 
 
-def load_study(folder: Path) -> Study:
+def load_study(folder: Path, digest: str | None = None) -> Study:
     """Read what `Study.save` wrote.
 
+    Args:
+        folder: Where.
+        digest: ``sha256:…`` of its ``study.json``, which names the digests of all other files; None takes any.
+
     Raises:
-        StorageError: A file is missing or damaged.
+        StorageError: A file is missing or damaged, or is another one than was written.
     """
     try:
-        described = read_json((folder / STUDY).read_text())
-        seeds = tuple(_load_seed(folder, int(one["seed"]), str(one["digest"])) for one in described["seeds"])
+        content = (folder / STUDY).read_bytes()
+        check_digest(folder / STUDY, content, digest)
+        described = read_json(content.decode())
+        seeds = tuple(_load_seed(folder, one) for one in described["seeds"])
         return Study(
             name=str(described["name"]), task=str(described["task"]), nodes=int(described["nodes"]), seeds=seeds
         )
@@ -213,10 +227,18 @@ def load_study(folder: Path) -> Study:
         raise StorageError(f"{folder} cannot be read as a study: {error}") from error
 
 
-def _load_seed(folder: Path, seed: int, digest: str) -> Seed:
+def _load_seed(folder: Path, said: Mapping[str, Any]) -> Seed:
+    seed, files = int(said["seed"]), said.get("files", {})  # releases up to 0.2 said no digests of files
+    report, model = (_content(folder, f"seed-{seed}.{kind}", files) for kind in ("json", "safetensors"))
     return Seed(
         seed=seed,
-        digest=digest,
-        report=read_json((folder / f"seed-{seed}.json").read_text()),
-        parameters=safetensors.numpy.load_file(folder / f"seed-{seed}.safetensors"),
+        digest=str(said["digest"]),
+        report=read_json(report.decode()),
+        parameters=safetensors.numpy.load(model),
     )
+
+
+def _content(folder: Path, name: str, files: Mapping[str, str]) -> bytes:
+    content = (folder / name).read_bytes()
+    check_digest(folder / name, content, files.get(name))
+    return content
