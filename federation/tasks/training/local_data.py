@@ -177,7 +177,7 @@ class TensorData:
     def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""
         if batch_size == 0 or batch_size >= self.num_examples:
-            yield self._tensors
+            yield mapped(torch.clone, self._tensors)
             return
         order = torch.randperm(self.num_examples, generator=generator).to(self._leaves[0].device)
         row_bytes = max(1, sum(tensor.element_size() * tensor[0].numel() for tensor in self._leaves))
@@ -187,7 +187,8 @@ class TensorData:
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """See `LocalData`."""
-        yield from self._batches(self._leaves, batch_size)
+        # A copy: a model may change its batch, as with a torch loader.
+        yield from (mapped(torch.clone, batch) for batch in self._batches(self._leaves, batch_size))
 
     def _batches(self, leaves: Sequence[torch.Tensor], batch_size: int) -> Iterator[Batch]:
         for cut in zip(*(_cut(tensor, batch_size) for tensor in leaves), strict=True):

@@ -237,6 +237,19 @@ def test_numbers_beyond_float32_are_refused_by_their_place() -> None:
     assert as_tensor(np.array([3.4e38, np.inf, -np.inf])).isinf().tolist() == [False, True, True]
 
 
+@pytest.mark.parametrize("batch_size", [0, 2, 4])
+def test_a_model_that_changes_its_batch_changes_no_data(batch_size: int) -> None:
+    inputs, targets = np.ones((4, 2), np.float32), torch.zeros(4)
+    data = own_data({"x": inputs, "label": targets}, CPU)
+    for _ in range(2):
+        for batch in (*data.epoch(torch.Generator(), batch_size), *data.in_order(2)):
+            assert float(batch["x"].min()) == 1
+            assert float(batch["label"].max()) == 0
+            batch["x"].mul_(0.5).requires_grad_()
+            batch["label"].add_(1)
+    assert inputs.min() == 1
+
+
 def test_reversed_arrays_and_those_of_other_machines_are_read() -> None:
     assert as_tensor(np.arange(3.0)[::-1]).tolist() == [2, 1, 0]
     assert as_tensor(np.arange(3, dtype=">i8")[::-1]).tolist() == [2, 1, 0]
