@@ -53,7 +53,7 @@ $(DEMO_STAMP):
 $(FRAMEWORKS_STAMP):
 	@$${PYTHON:-python3} -m venv $(FRAMEWORKS)
 	@$(FRAMEWORKS)/bin/pip install -q hatchling editables
-	@$(FRAMEWORKS)/bin/pip install -q --no-build-isolation -c <(grep ^torch constraints.txt) -e '.[$(FRAMEWORK_EXTRAS)]' alembic sqlalchemy pandas polars pyarrow hypothesis psutil pytest pytest-timeout pytest-randomly pytest-xdist
+	@$(FRAMEWORKS)/bin/pip install -q --no-build-isolation -c <(grep ^torch constraints.txt) -e '.[$(FRAMEWORK_EXTRAS)]' alembic sqlalchemy pandas polars pyarrow opacus dp-accounting hypothesis psutil pytest pytest-timeout pytest-randomly pytest-xdist
 	@rm -f $(FRAMEWORKS)/.ready-*
 	@touch $@
 
@@ -103,8 +103,8 @@ test-thorough: $(STAMP) ## What make test leaves out, and make check has: guides
 zoo: $(STAMP) ## Every shape of model and data, under three codecs and in real processes, against plain torch
 	@FEDMQ_ZOO=1 $(PYTEST) -n 2 --dist loadgroup tests/zoo
 
-test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras, MLflow, W&B, Dask, Ray, pandas), in an environment of their own
-	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(or $(TESTS),tests/unit/federation/tasks/adapters tests/unit/federation/tasks/data tests/unit/fedmq/api tests/unit/fedmq/new tests/unit/fedmq/simulation/training)
+test-frameworks: $(FRAMEWORKS_STAMP) ## The tests that need other libraries (Flower, PEFT, JAX, Keras, MLflow, W&B, Dask, Ray, pandas, Opacus), in an environment of their own
+	@$(FRAMEWORKS)/bin/python -m pytest -W ignore::DeprecationWarning -W ignore::FutureWarning -m frameworks $(or $(TESTS),tests/unit/federation/tasks/adapters tests/unit/federation/tasks/data tests/unit/federation/tasks/training/test_private_sgd.py tests/unit/federation/privacy/test_accountant.py tests/unit/fedmq/api tests/unit/fedmq/new tests/unit/fedmq/simulation/training)
 
 bench-flower: $(FRAMEWORKS_STAMP) ## Flower's quickstart client on Flower and here, in the same run, with its bar (minutes)
 	@OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m benchmarks.flower_client $(ARGS)
