@@ -9,7 +9,7 @@ from typing import Protocol
 
 from coordinator.engine.events import Evaluated, Event
 from coordinator.runtime.task_process import IDLE_S, EvaluatedTask
-from federation.runtime.log import get_log
+from federation.runtime.log import get_log, said_while_slow
 from federation.runtime.transport import Inbox, InboxItem
 from federation.types import ModelVersion
 from update_codec import Manifest, Vectors
@@ -19,6 +19,9 @@ __all__ = ["EVALUATIONS_MAX", "EvaluationWorker", "Evaluator", "NoEvaluator"]
 EVALUATIONS_MAX = 16
 """Models that may wait for their evaluation; further ones are skipped, which bounds the memory."""
 
+
+SLOW_S = 60.0
+"""An evaluation that takes longer is said to be slow, again and again: one that hangs leaves no other word."""
 
 GIVEN_UP_S = 1.0
 """How long an evaluation that is given up may take to end, in seconds."""
@@ -105,7 +108,8 @@ class EvaluationWorker:
 
     def _evaluate(self, job: _Job) -> Mapping[str, float]:
         try:
-            metrics = self._task.evaluate(self._manifest, job.model)
+            with said_while_slow(f"evaluating version {job.version} with the task", SLOW_S):
+                metrics = self._task.evaluate(self._manifest, job.model)
             return {name: float(value) for name, value in metrics.items() if isfinite(value)}
         except BaseException:  # noqa: BLE001 - the user's code may raise anything, SystemExit too; the run goes on
             self._log.exception("evaluation_failed", version=job.version)

@@ -30,7 +30,7 @@ from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, given
+from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, given, trained
 from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.tasks.statistics.layout import columns_of, statistics_manifest
 from federation.tasks.statistics.task import StatisticsTask
@@ -169,7 +169,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     if isinstance(task, Stateful):
         task.restore(job.state)
     agree(task, announcement.model.inputs_digest, job.inputs)
-    result = task.train(given(task, manifest, job.base), announcement.settings, stop)
+    result = trained(task.train(given(task, manifest, job.base), announcement.settings, stop))
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
@@ -178,8 +178,8 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     if announcement.settings.privacy is not None:
         result = _only_the_update(result)
     failpoint("node_trained")
-    trained, result = taken(result.parameters), replace(result, parameters={})
-    delta = difference(job.base, trained, manifest, norm_max=setup.norm_max)
+    tensors, result = taken(result.parameters), replace(result, parameters={})
+    delta = difference(job.base, tensors, manifest, norm_max=setup.norm_max)
     done = FinishedTraining(
         round=announcement.round,
         frame=b"",

@@ -23,7 +23,8 @@ STOP_GRACE_S = 5.0
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 CRASH = "Fatal Python error:"
-"""How Python's own account of a crash begins."""
+CRASHED_THREAD = "Current thread"
+"""How Python's own account of a crash begins, and that of the thread in which it was."""
 
 LINES_MAX = 10_000
 """Lines that may wait for the demo; readers block beyond it."""
@@ -113,7 +114,12 @@ class Fleet:
         path = self.folder / f"{name}.stderr"
         said = path.read_text(errors="replace").splitlines() if path.exists() else []
         crashes = [place for place, line in enumerate(said) if line.startswith(CRASH)]
-        return "\n".join(said[crashes[-1] :][:lines] if crashes else said[-lines:])
+        if not crashes:
+            return "\n".join(said[-lines:])
+        dump = said[crashes[-1] :]
+        # All threads are listed; the one that crashed comes last.
+        begin = next((place for place, line in enumerate(dump) if line.startswith(CRASHED_THREAD)), 1)
+        return "\n".join([dump[0], *dump[begin : begin + lines - 1]])
 
     def last_words(self, exited: Exited, task: str) -> str:
         """How a process came to its end, and what it said last; what may have ended one that said nothing.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from federation.errors import TaskError, user_code
 from federation.inputs import Describable, Inputs, agree
-from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory
+from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory, trained
 from federation.tasks.data.partitioners import Rows
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.work import Trained, Work
@@ -154,7 +154,7 @@ class NodePool:
                 task = self._task(node)
                 if isinstance(task, Stateful):
                     task.restore({**self.kept.get(node, {}), **work.states.get(node, {})})
-                result = task.train({**work.base, **work.controls}, work.settings, _never)
+                result = trained(task.train({**work.base, **work.controls}, work.settings, _never))
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
         if result.kept:

@@ -2,7 +2,8 @@
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -122,3 +123,22 @@ def test_the_task_is_built_once_for_all_threads() -> None:
         thread.join(LIMIT_S)
     assert lazy.get() is task
     assert built == [1]
+
+
+def test_an_evaluation_that_hangs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = list[tuple[str, float]]()
+
+    @contextmanager
+    def said_while_slow(doing: str, first_s: float) -> Iterator[None]:
+        watched.append((doing, first_s))
+        yield
+        watched.append(("over", 0.0))
+
+    monkeypatch.setattr(central_evaluation, "said_while_slow", said_while_slow)
+    inbox: Inbox = queue.Queue()
+    task = Judging({"loss": 1.0})
+    task.go_on.set()
+    working = worker(task, inbox)
+    working.submit(ModelVersion(3), INITIAL)
+    assert working.close(timeout_s=LIMIT_S)
+    assert watched == [("evaluating version 3 with the task", central_evaluation.SLOW_S), ("over", 0.0)]

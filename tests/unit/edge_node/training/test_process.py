@@ -11,9 +11,11 @@ import structlog
 
 from edge_node.training import process
 from edge_node.training.process import TrainingMark, end_if_forked
-from edge_node.training.worker import ThreadTrainer, TrainingJob
+from edge_node.training.worker import ThreadTrainer, TrainingJob, run_round
+from federation.errors import TaskError
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
+from federation.task import TrainResult
 from federation.types import RoundId
 from tests.rigs.node_doubles import ToyTask, announcement, training_setup, vectors
 
@@ -77,3 +79,13 @@ def test_a_child_that_a_task_forked_ends_where_it_comes_back(monkeypatch: pytest
     end_if_forked(os.getpid() + 1)
     assert ends == [70]
     assert threading.current_thread() is threading.main_thread()
+
+
+def test_a_training_that_gives_nothing_is_told_what_it_must_give() -> None:
+    class Forgetful(ToyTask):
+        def train(self, *_: object) -> TrainResult:
+            return None  # type: ignore[return-value]
+
+    job = TrainingJob(announcement=announcement(7, codec="lossless"), base=vectors(), residual=None)
+    with pytest.raises(TaskError, match=r"the task's train\(\) must give a TrainResult, not NoneType"):
+        run_round(training_setup(Forgetful()), job, lambda: False, MonotonicClock())

@@ -89,6 +89,16 @@ def test_a_process_that_ended_by_itself_is_told_by_how_it_ended_and_what_it_said
     assert fleet.last_words(ended, "pump.py:build") == words
     (fleet.folder / "node-1.stderr").write_text("\n".join(["before", "Fatal Python error: Aborted", *said]))
     assert fleet.last_words(ended, "x").splitlines()[1:3] == ["Fatal Python error: Aborted", "line 0"]
+    threads = [
+        "Fatal Python error: Aborted",
+        "",
+        "Thread 1 (most recent call first):",
+        *said,
+        "Current thread 2:",
+        "here",
+    ]
+    (fleet.folder / "node-1.stderr").write_text("\n".join(threads))
+    assert fleet.last_words(ended, "x").splitlines()[1:] == ["Fatal Python error: Aborted", "Current thread 2:", "here"]
 
 
 class TestPlan:
@@ -329,6 +339,34 @@ def test_a_demo_in_which_nobody_trains_ends_with_the_reasons(tmp_path: Path, mon
         saboteur=Saboteur(fleet, enabled=False),
     )
     with pytest.raises(DemoFailed, match="nobody trains after version 0: node node-0: no data"):
+        demo.run()
+
+
+class _EndedFleet(_ListingFleet):
+    """Starts nothing; its coordinator has ended with code 0, and without its report."""
+
+    def start(
+        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
+        if name == "coordinator":
+            self.lines.put(Exited(source=name, generation=0, code=0))
+
+
+def test_a_coordinator_that_a_task_has_ended_is_no_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedmq.demo.run.visit_broker", lambda *_, **__: Seen(accepted=True))
+    monkeypatch.setattr("fedmq.demo.run.clear_retained", lambda *_: None)
+    fleet = _EndedFleet(tmp_path)
+    demo = Demo(
+        plan=make_plan(DemoOptions(nodes=1, broker="mqtt://127.0.0.1:1", task="null")),
+        story=Story({"node-0": NodeStory()}),
+        view=PlainView(Console(file=io.StringIO())),
+        folder=tmp_path,
+        fleet=fleet,
+        saboteur=Saboteur(fleet, enabled=False),
+    )
+    with pytest.raises(DemoFailed, match=r"coordinator ended with exit code 0 without a word: the task null may have"):
         demo.run()
 
 

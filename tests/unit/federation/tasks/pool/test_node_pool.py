@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from federation.protocol.messages import TrainSettings
-from federation.task import Task, TaskContext
+from federation.task import Task, TaskContext, TrainResult
 from federation.tasks.builtin.mlp import cross_entropy, mlp
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.pool.stacked import Stacked
@@ -230,3 +230,17 @@ def test_layers_that_stay_on_their_node_are_never_another_nodes() -> None:
         alone.restore(expected.kept)
         assert found.parameters.keys() == expected.parameters.keys()
         assert all(np.array_equal(found.parameters[name], array) for name, array in expected.parameters.items())
+
+
+def test_a_training_that_gives_nothing_costs_that_node_its_work_alone() -> None:
+    class Forgetful(TorchTask):
+        def train(self, *_: object) -> TrainResult:
+            return None  # type: ignore[return-value]
+
+    def made(context: TaskContext) -> TorchTask:
+        kind = Forgetful if context.node_index == 1 else TorchTask
+        return kind(context, model=partial(mlp, 12, 8, 4), train_data=lambda: (INPUTS, LABELS), loss=cross_entropy)
+
+    found = trained(NodePool(made, CONTEXT), TrainSettings(batch_size=0))
+    assert "must give a TrainResult, not NoneType" in str(found[1].failure)
+    assert all(found[node].failure is None for node in found if node != 1)
