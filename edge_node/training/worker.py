@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import queue
 import threading
 from collections import deque
