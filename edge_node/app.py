@@ -18,6 +18,7 @@ from edge_node.readings.running import Ingestion
 from edge_node.rollout.installed import Installed
 from edge_node.rollout.receiver import Rollout
 from edge_node.rollout.starting import installed_for, rollout_for, with_release
+from edge_node.runtime.connection import node_will
 from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
@@ -34,10 +35,8 @@ from federation.config import broker_address
 from federation.errors import ConfigError, TaskError, user_code
 from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
 from federation.protocol.limits import RELEASE_BYTES_MAX, fit_text
-from federation.protocol.messages import NodeState, Presence
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
-from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
 from federation.runtime.address import BrokerAddress, exposures
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
@@ -59,7 +58,6 @@ __all__ = [
     "node_settings",
     "node_transport",
     "node_trust",
-    "node_will",
     "run_node",
 ]
 
@@ -167,13 +165,16 @@ def build_workshop(config: NodeConfig, readings: NodeReadings | None = None) -> 
 def _workshop(config: NodeConfig, ingestion: Ingestion | None, installed: Installed | None) -> TrainingSetup | None:
     """The same; None where a release on trial cannot be built, and the one before is to run again."""
     try:
-        return build_workshop(config, None if ingestion is None else ingestion.readings)
+        setup = build_workshop(config, None if ingestion is None else ingestion.readings)
     except (ConfigError, TaskError) as error:
         if installed is None or not installed.on_trial:
             raise
         get_log("node").warning("task_release_failed", number=installed.state.running, reason=str(error))
         installed.go_back(str(error))
         return None
+    if setup.mark is not None:
+        setup.mark.tell()
+    return setup
 
 
 def _build(name: str, context: TaskContext) -> Task:
@@ -217,8 +218,6 @@ def _run(
     device = _device(setup.task, config)
     get_log("node").info("node_started", node=setup.node, incarnation=store.incarnation, device=device)
     inbox: Inbox = queue.Queue(INBOX_ITEMS_MAX)
-    if setup.mark is not None:
-        setup.mark.tell()
     clock, topics = MonotonicClock(), Topics(FederationId(config.federation.id))
     trust = node_trust(config.security)
     _warn(address, trust)
@@ -322,19 +321,6 @@ def _warn(address: BrokerAddress, trust: Trust) -> None:
     if trust.verifier is None:
         why = "whoever can write to the broker can make this device train: security.require_signatures"
         log.warning("unsigned_obeyed", why=why)
-
-
-def node_will(writer: Writer, node: NodeId, store: NodeStore) -> Will:
-    """What the broker says for a node that is gone; signed now, because then nobody can."""
-    lost = NodeState(
-        presence=Presence.LOST,
-        incarnation=store.incarnation,
-        protocol_min=PROTOCOL_MIN,
-        protocol_max=PROTOCOL_VERSION,
-        state_id=store.state_id,
-    )
-    topic = writer.topics.node_state(node)
-    return Will(topic=topic, payload=writer.encode(topic, lost))
 
 
 def client_id(config: NodeConfig, address: BrokerAddress) -> str:

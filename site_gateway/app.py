@@ -27,9 +27,10 @@ from coordinator.runtime.retained_mail import RetainedMail
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.starting import ensure_model, evaluated_task
 from coordinator.strategies.selection import make_selector
-from edge_node.app import node_sealing, node_settings, node_transport, node_trust, node_will
+from edge_node.app import node_sealing, node_settings, node_transport, node_trust
 from edge_node.engine.effects import PublishProgress
 from edge_node.engine.machine import NodeMachine
+from edge_node.runtime.connection import node_will
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.setup.visit import Visit, await_coordinator, visit_as_node

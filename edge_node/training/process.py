@@ -6,6 +6,7 @@ mark in the state folder says it at the next start.
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +61,16 @@ class TrainingMark:
         )
         get_log("training").warning("died_in_training", task=self._task, round=number, times=self._ends, why=why)
 
-    def begin(self, round_id: RoundId) -> None:
-        """The task trains from now on."""
+    @contextlib.contextmanager
+    def training(self, round_id: RoundId) -> Iterator[None]:
+        """While entered the task trains; a child that it forks, and that comes back, leaves the mark."""
+        own = os.getpid()
         with contextlib.suppress(OSError):
             self._path.write_text(f"{round_id} {self._ends}\n")
-
-    def end(self) -> None:
-        """It has come back, with whatever."""
-        self._ends = 0
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            if os.getpid() == own:
+                self._ends = 0
+                with contextlib.suppress(OSError):
+                    self._path.unlink(missing_ok=True)

@@ -364,14 +364,12 @@ class ThreadTrainer:
         announcement = job.announcement
         self._log.info("training_started", round=announcement.round, version=announcement.model.version)
         self._sign_s = self._clock.now()
-        if (mark := self._setup.mark) is not None:
-            mark.begin(announcement.round)
+        mark = self._setup.mark
         try:
-            event = training_event(self._setup, job, lambda: self._asked(flag), self._clock)
+            with contextlib.nullcontext() if mark is None else mark.training(announcement.round):
+                event = training_event(self._setup, job, lambda: self._asked(flag), self._clock)
         finally:
             self._sign_s = math.inf
-            if mark is not None and os.getpid() == self._pid:
-                mark.end()
         if isinstance(event, TrainingFinished):
             result = event.result
             numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}

@@ -294,9 +294,7 @@ class LocalTraining:
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:
         """See `TorchTask.export`."""
         if missing := self._personal.names - parameters.keys():
-            where = (
-                "the whole model is on each node (edge-node model); the part that is shared goes to a .safetensors file"
-            )
+            where = "the whole model is on each node (edge-node model), and what is shared goes to a .safetensors file"
             raise TaskError(f"{', '.join(sorted(missing))}: layers that each node keeps for itself; {where}")
         # A model of its own: whatever tracing leaves in it is gone with it.
         module = self.module_with(parameters)

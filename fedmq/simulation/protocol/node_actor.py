@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edge_node.app import node_will
 from edge_node.engine.effects import SaveOutbox
 from edge_node.engine.events import AnnouncementReceived, CoordinatorStateReceived, OutboxSaved, StopRequested
 from edge_node.engine.machine import NodeMachine, NodeSettings
+from edge_node.runtime.connection import node_will
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.runtime.sealing import NodeSealing

@@ -16,10 +16,10 @@ from coordinator.runtime.executor import ExecutorParts
 from coordinator.runtime.group_commit import BATCH_MAX, GroupCommit
 from coordinator.runtime.inbound import Inbound as SiteInbound
 from coordinator.strategies.selection import make_selector
-from edge_node.app import node_will
 from edge_node.engine.effects import SaveOutbox, SettleUpdate
 from edge_node.engine.events import OutboxSaved
 from edge_node.engine.machine import NodeMachine, NodeSettings
+from edge_node.runtime.connection import node_will
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
 from edge_node.training.worker import TrainingSetup

@@ -9,8 +9,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from edge_node.app import _keeps_privacy, build_workshop, client_id, node_will, run_node
+from edge_node.app import _keeps_privacy, build_workshop, client_id, run_node
 from edge_node.config import NodeConfig, read_config
+from edge_node.runtime.connection import node_will
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import ConfigError, StoreLocked, TaskError
 from federation.protocol.messages import NodeState, Presence

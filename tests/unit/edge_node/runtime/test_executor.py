@@ -33,7 +33,7 @@ from edge_node.engine.events import ModelReady, ModelRejected, OutboxSaved, RunE
 from edge_node.records import FinishedTraining, Held, OutboxEntry, RecoveredNode
 from edge_node.runtime import executor
 from edge_node.runtime.executor import NodeExecutor, NodeParts
-from edge_node.storage import database
+from edge_node.storage import bodies
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.update import ResidualAging
@@ -392,7 +392,7 @@ def test_an_update_that_the_disk_has_lost_ends_no_node_and_holds_nobody_up(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, body: bytes | None, *, stored: bool
 ) -> None:
     """It is not offered: chunks would be granted that never come. One that is stored needs no payload any more."""
-    monkeypatch.setattr(database, "LARGE_BYTES", 4)
+    monkeypatch.setattr(bodies, "LARGE_BYTES", 4)
     rig.adopt()
     result = rig.train()
     rig.save(result)

@@ -31,16 +31,15 @@ def told(folder: Path) -> list[tuple[object, object, object]]:
 
 def test_a_training_that_ended_the_process_is_told_at_the_next_start(tmp_path: Path) -> None:
     assert told(tmp_path) == []
-    TrainingMark(tmp_path, "pump.py:build").begin(RoundId(7))
-    assert told(tmp_path) == [("pump.py:build", 7, 1)]
-    again = TrainingMark(tmp_path, "pump.py:build")
-    again.tell()
-    again.begin(RoundId(9))
-    assert told(tmp_path) == [("pump.py:build", 9, 2)]
-    again.end()
-    assert told(tmp_path) == []
-    again.begin(RoundId(10))
-    assert told(tmp_path) == [("pump.py:build", 10, 1)]
+    with TrainingMark(tmp_path, "pump.py:build").training(RoundId(7)):
+        assert told(tmp_path) == [("pump.py:build", 7, 1)]
+        again = TrainingMark(tmp_path, "pump.py:build")
+        again.tell()
+        with again.training(RoundId(9)):
+            assert told(tmp_path) == [("pump.py:build", 9, 2)]
+        assert told(tmp_path) == []
+        with again.training(RoundId(10)):
+            assert told(tmp_path) == [("pump.py:build", 10, 1)]
 
 
 @pytest.mark.parametrize("content", [b"", b"7", b"x y", b"\xff" * 100])
@@ -52,8 +51,8 @@ def test_a_mark_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes)
 def test_a_folder_that_cannot_be_written_does_not_keep_a_node_from_training(tmp_path: Path) -> None:
     mark = TrainingMark(tmp_path / "gone", "pump.py:build")
     mark.tell()
-    mark.begin(RoundId(7))
-    mark.end()
+    with mark.training(RoundId(7)):
+        pass
     assert not (tmp_path / "gone").exists()
 
 
