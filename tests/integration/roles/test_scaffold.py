@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 START_S = 120.0
 """A node imports torch before it is there, and this machine may be busy."""
 
+VERSIONS_MAX = 1_000
+
 PLAN = replace(
     Plan(nodes=3, task="digits", codec="edge", strategy="scaffold", evaluate_every=1),
     buffer=None,
@@ -35,13 +37,24 @@ def test_a_torch_task_learns_with_scaffold_and_another_strategy_cannot_take_over
     with running(PLAN, tmp_path, broker.url) as federation:
         assert federation.wait(federation.everybody_works, START_S)
         assert federation.wait_versions(10, START_S)
+        for _ in range(
+            VERSIONS_MAX
+        ):  # the process that evaluates imports torch, too, and leaves out what is no head any more
+            if best_accuracy(tmp_path / "coordinator") > 0.9:
+                break
+            assert federation.wait_versions(1, START_S)
         assert federation.drain()
         assert not federation.surprises
-    (points,) = series(read_curves(tmp_path / "coordinator"), "accuracy", kind=CurveKind.CENTRAL).values()
-    assert max(accuracy for _, accuracy in points) > 0.9
+    assert best_accuracy(tmp_path / "coordinator") > 0.9
     export_model(tmp_path / "coordinator", tmp_path / "model.safetensors")
     assert load_file(tmp_path / "model.safetensors").keys() == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
     assert "began with scaffold" in refusal_of_another_strategy(tmp_path / "coordinator.toml")
+
+
+def best_accuracy(folder: Path) -> float:
+    """Of the versions that were evaluated so far."""
+    curves = series(read_curves(folder), "accuracy", kind=CurveKind.CENTRAL).values()
+    return max((accuracy for points in curves for _, accuracy in points), default=0.0)
 
 
 def refusal_of_another_strategy(settings: Path) -> str:
