@@ -2,6 +2,7 @@
 
 import errno
 import faulthandler
+import inspect
 import json
 import os
 import sys
@@ -97,6 +98,24 @@ def arrange(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> None:
 
     for infos in (app.registered_commands, app.registered_groups):
         infos.sort(key=place_of)
+    _reflow(app)
+
+
+def _reflow(app: typer.Typer) -> None:
+    """Leave the breaks between lines to the screen: below the first paragraph the library keeps a docstring's."""
+    for info in app.registered_commands:
+        if info.callback is not None and (text := info.help or inspect.getdoc(info.callback)):
+            info.help = "\n\n".join(map(_joined, text.split("\n\n")))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            _reflow(group.typer_instance)
+
+
+def _joined(paragraph: str) -> str:
+    """A paragraph as one line; a list and what is marked to be kept are left as they are."""
+    lines = paragraph.split("\n")
+    kept = paragraph.startswith("\b") or any(line.startswith((" ", "-", "*")) for line in lines)
+    return paragraph if kept else " ".join(lines)
 
 
 def elsewhere() -> None:

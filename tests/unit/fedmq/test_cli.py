@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -65,6 +66,20 @@ def test_the_exit_codes_fill_their_lines(role: str) -> None:
     _, said = shown(role, "--help")
     *lines, _ = said[said.index("Exit codes:") :].strip().splitlines()
     assert all(len(line) > 60 for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    "arguments", [("coordinator", "predict"), ("node", "predict"), ("node", "run"), ("helper", "doctor")]
+)
+def test_a_help_breaks_its_lines_where_the_screen_ends(arguments: tuple[str, ...]) -> None:
+    """Below the first paragraph lines broke where the docstring's do, in the middle of the screen."""
+    _, said = shown(*arguments, "--help")
+    text = "\n".join(line.strip() for line in said[: said.index("Examples:")].splitlines())
+    paragraphs = [part.splitlines() for part in text.strip().split("\n\n")[2:] if part.strip()]
+    assert paragraphs
+    for lines in paragraphs:
+        for line, after in pairwise(lines):
+            assert len(line) + 1 + len(after.split()[0]) > 77, (line, after)
 
 
 @pytest.mark.parametrize(
