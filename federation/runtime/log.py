@@ -25,8 +25,11 @@ DEFAULT_LEVEL = "info"
 SLOW_S = 20.0
 """After so many seconds people ask whether it hangs."""
 
-READER_S = 5.0
+READER_S = 10.0
 """So long a line waits for the reader of a pipe that is full, in seconds; the next ones do not until it reads again."""
+
+READER_AGAIN_S = 0.5
+"""The same of a reader that has slept before, in seconds: an orderly stop has other things to wait for."""
 
 _AT_ONCE = 4_096
 """A pipe or socket that takes anything takes so many bytes without blocking."""
@@ -139,6 +142,7 @@ class LogStream:
         room.register(descriptor, select.POLLOUT)
         self._patient = bool(room.poll(self._reader_s * 1_000 if self._patient else 0))
         if not self._patient:
+            self._reader_s = min(self._reader_s, READER_AGAIN_S)
             raise TimeoutError("nobody reads it")
         return _AT_ONCE
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from federation.runtime.log import LogStream, configure_log, get_log, said_while_slow, write_fields
+from federation.runtime.log import READER_AGAIN_S, LogStream, configure_log, get_log, said_while_slow, write_fields
 
 
 @pytest.fixture(autouse=True)
@@ -202,6 +203,28 @@ def test_a_reader_that_sleeps_costs_lines_which_are_counted(monkeypatch: pytest.
     assert (told["event"], told["count"], told["reason"]) == ("log_lines_lost", 2_000 - len(kept), "nobody reads it")
     assert last["version"] == 2_000
     assert json.loads(kept[-1])["version"] == len(kept) - 1
+
+
+def test_a_reader_that_has_slept_once_is_not_waited_for_as_long_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an orderly stop would take as long as the service manager's patience."""
+    reader = Reader(monkeypatch)
+    waits: list[float] = []
+
+    class Poll:
+        def register(self, *_: object) -> None:
+            """Whatever it is."""
+
+        def poll(self, wait_ms: float) -> list[object]:
+            waits.append(wait_ms / 1_000)
+            return [] if len(waits) % 2 else [1]  # asleep, awake, asleep, ...
+
+    monkeypatch.setattr(select, "poll", Poll)
+    stream = LogStream(reader.stream, lambda _count, _reason: "lost", reader_s=30.0)
+    with reader.stream:
+        for _ in range(3):
+            stream.write("line\n")
+    os.close(reader.end)
+    assert waits == [30.0, 0.0, READER_AGAIN_S, 0.0, READER_AGAIN_S]
 
 
 def test_a_line_of_which_half_was_written_ends_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
