@@ -70,7 +70,9 @@ def _traced(module: nn.Module, example: Example) -> torch.export.ExportedProgram
         with warnings.catch_warnings():
             # Torch's own recurrent layers put their weights into a list as they run.
             warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights", UserWarning)
-            return torch.export.export(getattr(module, "_orig_mod", module), places, dict(names), dynamic_shapes=free)
+            plain = getattr(module, "_orig_mod", module)
+            # Releases before 2.8 trace by their compiler unless told otherwise.
+            return torch.export.export(plain, places, dict(names), dynamic_shapes=free, strict=False)
     except Exception as error:
         raise TaskError(f"torch.export cannot trace this model: {type(error).__name__}: {error}") from error
 
