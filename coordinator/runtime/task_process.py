@@ -10,12 +10,14 @@ safetensors. A request is ``build``, ``initial`` or ``evaluate``; an answer is `
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +42,7 @@ from federation.tasks.registry import load_task
 from federation.tasks.statistics.task import StatisticsRequest
 from update_codec import Manifest, Vectors
 
-__all__ = ["EvaluatedTask", "TaskApart", "TaskHere", "TaskSettings", "build_task"]
+__all__ = ["EvaluatedTask", "TaskApart", "TaskHere", "TaskSettings", "build_task", "end_without_coordinator"]
 
 IDLE_S: Final = 60.0
 """A process that was asked for nothing for so long ends, in seconds."""
@@ -277,11 +279,26 @@ def _answer(task: TaskHere, request: Mapping[str, Any], arrays: _Arrays) -> tupl
     return {"metrics": {name: float(value) for name, value in task.evaluate(manifest, model).items()}}, {}
 
 
+def end_without_coordinator(connection: socket.socket, within_s: float = END_S) -> None:
+    """Wait until the other end is closed, and end this process where a task that hangs does not; for a thread.
+
+    Args:
+        connection: To the coordinator.
+        within_s: How long the task may take to end by itself, in seconds.
+    """
+    gone = select.poll()
+    gone.register(connection.fileno(), getattr(select, "POLLRDHUP", 0))  # a hang-up is always told
+    gone.poll()
+    time.sleep(within_s)
+    os._exit(1)
+
+
 def main(descriptor: int) -> None:
     """Answer requests until the coordinator has gone, or wants no more."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # its coordinator ends it
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        threading.Thread(target=end_without_coordinator, args=(connection,), name="end", daemon=True).start()
         settings = TaskSettings.from_json(_received(connection)[0])
         task = TaskHere(lambda: build_task(settings), settings.request)
         while True:

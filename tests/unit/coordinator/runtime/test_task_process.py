@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from coordinator.global_model.initial import InitialRequest
-from coordinator.runtime.task_process import TaskApart, TaskHere, TaskSettings, build_task
+from coordinator.runtime.task_process import TaskApart, TaskHere, TaskSettings, build_task, end_without_coordinator
 from federation.errors import TaskError
 from federation.tasks.statistics.task import StatisticsRequest
 
@@ -147,3 +148,17 @@ def test_the_coordinator_imports_no_torch_for_it(apart: TaskApart) -> None:
     made = apart.initial()
     np.testing.assert_array_equal(made.vectors.statistics, [])
     assert "torch" not in set(sys.modules) - before
+
+
+def test_a_task_that_hangs_does_not_outlive_its_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair()
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _code: ended.set())
+    watcher = threading.Thread(target=end_without_coordinator, args=(theirs, 0.0), daemon=True)
+    watcher.start()
+    ours.send(b"a request is no end")
+    assert not ended.is_set()
+    ours.close()
+    assert ended.wait(20)
+    watcher.join()
+    theirs.close()
