@@ -75,10 +75,13 @@ def cosines(size: int) -> NDArray[np.float64]:
     No real factor of any size up to `BLOCK_MAX` is nearer than 10^-9 to a number halfway between two whole ones, so
     every library for the cosine gives the same whole numbers.
     """
-    turns = np.outer(np.arange(size), 2 * np.arange(size) + 1) % (4 * size)
-    scale = np.full((size, 1), math.sqrt(2.0 / size))
-    scale[0] = math.sqrt(1.0 / size)
-    factors: NDArray[np.float64] = np.rint(np.cos(turns * (math.pi / (2 * size))) * scale * 2.0**FACTOR_BITS)
+    # Of all (2j + 1) k only the rest by 4n counts: 4n cosines, each taken many times.
+    each = np.cos(np.arange(4 * size) * (math.pi / (2 * size))) * math.sqrt(2.0 / size)
+    odd = np.arange(1, 2 * size, 2, dtype=np.uint32)
+    factors: NDArray[np.float64] = np.rint(each * 2.0**FACTOR_BITS)[
+        np.outer(np.arange(size, dtype=np.uint32), odd) % np.uint32(4 * size)
+    ]
+    factors[0] = np.rint(math.sqrt(1.0 / size) * 2.0**FACTOR_BITS)
     return factors
 
 
