@@ -16,10 +16,15 @@ from datetime import UTC, datetime
 from threading import Event, Thread, get_ident
 from typing import Any, Final, TextIO, cast
 
-import structlog
-from structlog.contextvars import merge_contextvars
-
 from federation.errors import place_in
+
+# structlog takes rich with it where that is installed, to draw errors that we write plainly: 3 MB in each process.
+_rich = sys.modules.setdefault("rich", cast("Any", None))
+import structlog  # noqa: E402
+from structlog.contextvars import merge_contextvars  # noqa: E402
+
+if _rich is None:
+    del sys.modules["rich"]
 
 DEFAULT_LEVEL = "info"
 SLOW_S = 20.0

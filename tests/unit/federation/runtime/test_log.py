@@ -5,6 +5,8 @@ import json
 import os
 import re
 import select
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,3 +269,9 @@ def test_lines_of_several_threads_and_any_length_arrive_whole(monkeypatch: pytes
     listener.join()
     assert len(found) == 60
     assert {len(set(json.loads(line)["padding"])) for line in found} == {1}
+
+
+def test_a_log_brings_nothing_that_draws_and_who_draws_finds_it() -> None:
+    code = "import federation.runtime.log, sys; print('rich' in sys.modules); import rich.console"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
