@@ -179,7 +179,10 @@ class _Search:
         return self.envelope + sum(map(len, trial.segments))
 
     def best(self, coder: _Coder) -> Trial:
-        """Try entropy budgets until the real size is next to the target; return the best that fits."""
+        """Try entropy budgets until the real size is next to the target; return the best that fits.
+
+        The steps tried are part of a run's bits: an audit makes its versions again, those of former releases, too.
+        """
         estimate = cache(coder.bits)  # every attempt begins with the same steps
         best, best_size, sizes = None, 0, dict[float, int]()
         budget = 8.0 * max(_FIRST_SHARE * self.target - self.envelope, 1)
