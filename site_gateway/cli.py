@@ -88,8 +88,8 @@ def init(  # noqa: PLR0913 - the options of the command
         _refuse({option for option, value in plain.items() if value is not None})
         if not host:
             raise ConfigError("--host", "name the site's broker, as its nodes reach it", source="command line")
-        given = Wanted(name="", federation="", above="", below="", task="", form=form, nodes=nodes, seed=seed)
-        wanted, files = enrol_folder(folder, given, Site(file=join, hosts=tuple(host), port=port, task=task))
+        site = Site(file=join, hosts=tuple(host), port=port, task=task)
+        wanted, files = enrol_folder(folder, site, form=form, nodes=nodes, seed=seed)
     else:
         wanted = Wanted(
             name=folder.absolute().name if name is None else name,
@@ -144,16 +144,12 @@ def run(
 
     if not with_broker:
         raise typer.Exit(run_gateway(settings))
-    from coordinator.enrolment.broker import FleetBroker  # noqa: PLC0415
-    from coordinator.enrolment.folder import FleetFolder  # noqa: PLC0415
+    from coordinator.enrolment.broker import broker_of  # noqa: PLC0415
     from federation.runtime.log import configure_log  # noqa: PLC0415
     from site_gateway.config import BELOW_FOLDER  # noqa: PLC0415
 
-    broker = FleetFolder(config / BELOW_FOLDER).broker
-    if not broker.is_dir():
-        raise ConfigError("--with-broker", "needs the folder of fedmq gateway init --join", source="command line")
     configure_log(json=settings.own.log.as_json, level=settings.own.log.level)
-    with FleetBroker(broker):
+    with broker_of(config / BELOW_FOLDER, made_by="fedmq gateway init --join"):
         raise typer.Exit(run_gateway(settings))
 
 

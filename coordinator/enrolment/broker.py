@@ -22,18 +22,21 @@ LEAVES_S = 2.0
 LOOK_S = 0.05
 
 
-def broker_of(config: Path | None, hear: Callable[[str], None] = lambda _: None) -> "FleetBroker":
+def broker_of(
+    config: Path | None, hear: Callable[[str], None] = lambda _: None, *, made_by: str = "coordinator init"
+) -> "FleetBroker":
     """The Mosquitto of a federation's folder, for ``--with-broker``; the log is configured.
 
     Args:
-        config: What ``--config`` was given.
+        config: The folder; None, or none that is there, has no broker.
         hear: As for `FleetBroker`.
+        made_by: The command that makes such a folder, for people.
 
     Raises:
         ConfigError: It is no such folder.
     """
     if config is None or not config.is_dir():
-        raise ConfigError("--with-broker", "needs --config with the folder of coordinator init", source="command line")
+        raise ConfigError("--with-broker", f"needs --config with the folder of {made_by}", source="command line")
     return FleetBroker(config / "broker", hear)
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.config.sections import CONFIG_FILE as COORDINATOR_FILE
@@ -86,13 +86,15 @@ def make_folder(folder: Path, wanted: Wanted) -> tuple[Path, ...]:
     return tuple(folder / name for name in files)
 
 
-def enrol_folder(folder: Path, wanted: Wanted, site: Site) -> tuple[Wanted, tuple[Path, ...]]:
+def enrol_folder(folder: Path, site: Site, *, form: str, nodes: int, seed: int) -> tuple[Wanted, tuple[Path, ...]]:
     """Join the federation above, make an authority and a broker's settings for the site, and write the three files.
 
     Args:
         folder: The gateway's.
-        wanted: Name, federation, task and both brokers are those of the enrolment file and of the site.
         site: How the site is made.
+        form: As in `Wanted`; so are the next two. All else is the enrolment file's, or the site's.
+        nodes: How many nodes.
+        seed: ``task.seed`` above.
 
     Returns:
         What the gateway was told, and the files.
@@ -114,13 +116,15 @@ def enrol_folder(folder: Path, wanted: Wanted, site: Site) -> tuple[Wanted, tupl
     site_folder = FleetFolder(folder / BELOW_FOLDER)
     Fleet(folder=site_folder, now=dt.datetime.now(dt.UTC)).create(plan)
     site_folder.compose.unlink()  # it starts a coordinator, and the gateway is the site's
-    told = replace(
-        wanted,
+    told = Wanted(
         name=node.node.id,
         federation=node.federation.id,
         above=node.broker.url,
         below=f"mqtts://localhost:{site.port}",
         task=node.task.name,
+        form=form,
+        nodes=nodes,
+        seed=seed,
         enrolled=True,
     )
     return told, make_folder(folder, told)

@@ -123,7 +123,7 @@ def test_broker_of_a_site_without_an_authority_is_not_ours_to_start(tmp_path: Pa
     made(tmp_path / "g")
     told = CliRunner().invoke(app, ["run", "--config", str(tmp_path / "g"), "--with-broker"])
     assert told.exit_code == 2
-    assert "needs the folder of fedmq gateway init --join" in told.output
+    assert "needs --config with the folder of fedmq gateway init --join" in told.output
 
 
 def test_gateway_below_which_more_nodes_may_stand_than_it_may_speak_for_does_not_start(tmp_path: Path) -> None:

@@ -360,6 +360,16 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
+def train(trainer: ThreadTrainer, inbox: Inbox, *, rounds: int) -> None:
+    """Train round by round, and end the thread."""
+    try:
+        for number in range(1, rounds + 1):
+            trainer.start(job(number))
+            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
+    finally:
+        assert trainer.close(timeout_s=LIMIT_S)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no thread has a priority of its own")
 def test_a_training_goes_behind_others_once_it_takes_long(lowered: list[int]) -> None:
     inbox: Inbox = queue.Queue(10)
@@ -372,12 +382,7 @@ def test_a_training_goes_behind_others_once_it_takes_long(lowered: list[int]) ->
             clock.advance(SHORT_S / 2)
 
     trainer = ThreadTrainer(training_setup(ToyTask(during=slow)), inbox, clock, priority=Priority(10))
-    try:
-        for number in (1, 2):
-            trainer.start(job(number))
-            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
-    finally:
-        assert trainer.close(timeout_s=LIMIT_S)
+    train(trainer, inbox, rounds=2)
     assert seen == [[], [], [10], [10], [10], [10]]
     assert lowered == [10], "once"
 
@@ -393,12 +398,7 @@ def test_short_trainings_go_behind_others_only_where_that_is_asked(
     """Threads that a training starts keep the priority that it has at first."""
     inbox: Inbox = queue.Queue(10)
     trainer = ThreadTrainer(training_setup(), inbox, FakeClock(), priority=priority)
-    try:
-        for number in (1, 2):
-            trainer.start(job(number))
-            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
-    finally:
-        assert trainer.close(timeout_s=LIMIT_S)
+    train(trainer, inbox, rounds=2)
     assert lowered == numbers
 
 
@@ -411,7 +411,5 @@ def test_a_training_that_asks_nothing_goes_behind_others_from_the_next_one_on(lo
         clock.advance(SHORT_S)
 
     trainer = ThreadTrainer(training_setup(ToyTask(during=deaf)), inbox, clock, priority=Priority(10))
-    trainer.start(job(1))
-    assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFinished)
-    assert trainer.close(timeout_s=LIMIT_S)
+    train(trainer, inbox, rounds=1)
     assert lowered == [10]
