@@ -102,6 +102,7 @@ def encode(  # noqa: PLR0913 - what is sent, how, and what it may be made of
     seed: int = 0,
     context: Context | None = None,
     own: bool = False,
+    remade: bool = True,
 ) -> Encoded:
     """Encode an update.
 
@@ -116,6 +117,8 @@ def encode(  # noqa: PLR0913 - what is sent, how, and what it may be made of
         context: classes of the parameters that the decoder has too; used by the deadzone quantizer on larger models.
         own: whether the update's parameters may be overwritten, where they are NumPy's: with the sum at once, and with
             what is not sent when that is asked for. Nothing else of their size is then allocated.
+        remade: whether somebody makes the same frame again, as an audit does with versions: every release gives the
+            same then. Where nobody does, layouts are chosen once for all steps that are tried, in half of the time.
 
     Returns:
         The frame, the new residual, the rate and the error.
@@ -147,6 +150,7 @@ def encode(  # noqa: PLR0913 - what is sent, how, and what it may be made of
         context=context,
         other_bytes=other_bytes,
         arrays=arrays,
+        is_remade=remade,
     )
     coded = _encode_parameters(wanted, job)
     header = Header(

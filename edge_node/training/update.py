@@ -257,19 +257,12 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
     arrays = delta.arrays if isinstance(delta, DeviceUpdate) else HOST
     added = _part_of(used, share)
     try:
-        encoded = encode(
-            delta,
-            manifest,
-            spec,
-            residual=None if added is None else arrays.resident(added),
-            seed=shared.seed,
-            context=shared.context,
-            own=own,
-        )
+        before, seed, context = None if added is None else arrays.resident(added), shared.seed, shared.context
+        encoded = encode(delta, manifest, spec, residual=before, seed=seed, context=context, own=own, remade=False)
         left = None
         if norm_max is not None and added is not None:
             is_summed = own and arrays is HOST
-            wanted = partial(_together, delta, None if is_summed else arrays.resident(added))
+            wanted = partial(_together, delta, None if is_summed else before)
             encoded, left = _shortened(encoded, wanted, norm_max, shared=shared, manifest=manifest, spec=spec)
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
@@ -304,7 +297,7 @@ def _shortened(
         part *= norm_max / norm
         wanted = sum_of() if wanted is None else wanted
         kept = replace(wanted, parameters=wanted.parameters * part)
-        encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context, own=True)
+        encoded = encode(kept, manifest, spec, seed=shared.seed, context=shared.context, own=True, remade=False)
     if wanted is None or kept is None or not spec.feedback:
         return encoded, None
     rest: Any = wanted.parameters

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from update_codec.arrays import HOST, Arrays, Quantized, Vector, root_mean_square
 from update_codec.context import Context
 from update_codec.frame import varint
-from update_codec.layouts.layout import write_symbols
+from update_codec.layouts.layout import SymbolWriter
 from update_codec.layouts.levels import Sparse
 from update_codec.limits import CHUNK_ENTRIES, SYMBOL_MAX
 from update_codec.manifest import Manifest, Role
@@ -152,8 +152,8 @@ def _differences(below: NDArray[np.float64]) -> NDArray[np.float64]:
 class _Part:
     """One group of a vector."""
 
-    def __init__(self, group: Group, vector: Vector, scale: int, arrays: Arrays) -> None:
-        self.group, self.scale = group, scale
+    def __init__(self, group: Group, vector: Vector, scale: int, arrays: Arrays, writer: SymbolWriter) -> None:
+        self.group, self.scale, self.writer = group, scale, writer
         self._vector, self._arrays = vector, arrays
         self._large: Large | None = None
         stride = max(1, group.size // SAMPLE_ENTRIES)
@@ -220,14 +220,23 @@ class DeadzoneCoder:
         division: its groups.
         peak: its largest magnitude.
         arrays: where it is.
+        keeps_layouts: whether all steps share the layouts of the first.
     """
 
-    def __init__(self, wanted: Vector, division: Division, peak: float, arrays: Arrays = HOST) -> None:
+    def __init__(
+        self, wanted: Vector, division: Division, peak: float, arrays: Arrays = HOST, *, keeps_layouts: bool = False
+    ) -> None:
         self._wanted, self._peak, self._arrays = wanted, peak, arrays
         self._division = division
         few = len(wanted) * _FEW
         self._parts = [
-            _Part(group, wanted, FINE_SCALE if group.fine and group.size < few else 0, arrays)
+            _Part(
+                group,
+                wanted,
+                FINE_SCALE if group.fine and group.size < few else 0,
+                arrays,
+                SymbolWriter(keeps_layout=keeps_layouts),
+            )
             for group in division.groups
         ]
         self.groups = len(self._parts)
@@ -244,7 +253,7 @@ class DeadzoneCoder:
             table = Quantizer(step=step, scale=part.scale, shifts=shifts).table()
             found.append((part.group, quantized.resident, table))
             fields = bytes([Tag.SYMBOLS, part.scale]) + np.array(shifts, np.int8).tobytes()
-            segments.append(fields + write_symbols(quantized.symbols))
+            segments.append(fields + part.writer.write(quantized.symbols))
             beyond.append(part.group.locate(quantized.outliers))
         positions = np.sort(np.concatenate(beyond))
         coded = _Coded(found, positions, self._arrays.take(self._wanted, positions))

@@ -66,6 +66,8 @@ class Rated:
     """Statistics and counters."""
     arrays: Arrays = HOST
     """Where the vector is; the dither works on the host."""
+    is_remade: bool = True
+    """Whether somebody makes the same frame again, in this release or a later one."""
 
 
 class _Coder(Protocol):
@@ -215,7 +217,7 @@ def _deadzone(wanted: Vector, job: Rated) -> DeadzoneCoder:
         return divide(wanted, job.manifest, partition, context=context, arrays=job.arrays)
 
     def coder(division: Division) -> DeadzoneCoder:
-        return DeadzoneCoder(wanted, division, job.peak, job.arrays)
+        return DeadzoneCoder(wanted, division, job.peak, job.arrays, keeps_layouts=not job.is_remade)
 
     if len(wanted) < PARTITION_PARAMETERS_MIN:
         return coder(divided(Partition.WHOLE))

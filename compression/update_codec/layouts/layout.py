@@ -34,11 +34,13 @@ from update_codec.layouts.levels import (
 )
 from update_codec.limits import CHUNK_ENTRIES, LEVELS_MAX, PIECE_ENTRIES, SYMBOL_MAX
 
-__all__ = ["Sink", "Symbols", "Where", "write_symbols"]
+__all__ = ["Sink", "SymbolWriter", "Symbols", "Where", "write_symbols"]
 
 SAMPLE_ENTRIES: Final = 1 << 16
 """Symbols on which the layouts are tried out."""
 _SAMPLE_RUNS: Final = 8
+_ALIKE: Final = 4
+"""Symbols of another step are written in a layout that was chosen for at most so many times as many."""
 
 
 Where = int | NDArray[np.int64]
@@ -58,18 +60,41 @@ class Sink(Protocol):
         """Where consecutive values are added, in one piece; None where the sink does something else with them."""
 
 
+class SymbolWriter:
+    """Encodes the symbols of one group: layout byte, then its fields and streams.
+
+    Args:
+        keeps_layout: whether the layout of the first symbols serves for those of other steps, too, unless far more or
+            far fewer of them are not zero. To choose one takes four times as long as to write in it.
+    """
+
+    def __init__(self, *, keeps_layout: bool = False) -> None:
+        self._keeps_layout = keeps_layout
+        self._plan: Plan | None = None
+        self._nonzero = 0
+
+    def write(self, symbols: NDArray[np.int8] | Sparse) -> bytes:
+        """Encode symbols in the layout that is smallest on a sample."""
+        if isinstance(symbols, Sparse) and len(symbols) <= SAMPLE_ENTRIES:
+            symbols = symbols.dense()
+        nonzero = symbols.positions.size if isinstance(symbols, Sparse) else int(np.count_nonzero(symbols))
+        if not nonzero:
+            return bytes([Layout.ZERO])
+        if self._plan is not None and self._nonzero < _ALIKE * nonzero and nonzero < _ALIKE * self._nonzero:
+            return _write(symbols, self._plan)
+        sample = _sample(symbols)
+        tried = list(_tried(sample))
+        if not tried:  # a sample that missed the few there are
+            return _write(symbols, ((Layout.GAPS, 0), (Layout.PACKED, 16)))
+        _, plan, written = min((len(written), plan, written) for plan, written in tried)
+        if self._keeps_layout:
+            self._plan, self._nonzero = plan, nonzero
+        return written if sample is symbols else _write(symbols, plan)
+
+
 def write_symbols(symbols: NDArray[np.int8] | Sparse) -> bytes:
     """Encode symbols in the layout that is smallest on a sample: layout byte, then its fields and streams."""
-    if isinstance(symbols, Sparse) and len(symbols) <= SAMPLE_ENTRIES:
-        symbols = symbols.dense()
-    if not (symbols.positions.size if isinstance(symbols, Sparse) else symbols.any()):
-        return bytes([Layout.ZERO])
-    sample = _sample(symbols)
-    tried = list(_tried(sample))
-    if not tried:  # a sample that missed the few there are
-        return _write(symbols, ((Layout.GAPS, 0), (Layout.PACKED, 16)))
-    _, plan, written = min((len(written), plan, written) for plan, written in tried)
-    return written if sample is symbols else _write(symbols, plan)
+    return SymbolWriter().write(symbols)
 
 
 def _sample(symbols: NDArray[np.int8] | Sparse) -> NDArray[np.int8]:

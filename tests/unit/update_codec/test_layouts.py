@@ -13,7 +13,7 @@ from update_codec import EntropyError, FrameError, HeaderError, TruncatedFrame
 from update_codec.entropy import Method, StreamReader, compress
 from update_codec.frame import Cursor, varint, write_stream
 from update_codec.layouts.digits import BASES, DigitReader, write_digits
-from update_codec.layouts.layout import Symbols, write_symbols
+from update_codec.layouts.layout import Symbols, SymbolWriter, write_symbols
 from update_codec.layouts.levels import Layout, level_values, plan_levels, write_levels
 from update_codec.quantizers.deadzone import quantize
 
@@ -242,3 +242,21 @@ def test_a_long_stream_that_was_altered_is_refused_as_a_short_one_is() -> None:
         altered[-8:] = b"\xff" * 8
         with pytest.raises(EntropyError):
             StreamReader(method, memoryview(altered), len(data)).read(len(data))
+
+
+def test_a_layout_serves_for_symbols_of_like_density_and_is_chosen_anew_for_others() -> None:
+    rng = np.random.default_rng(3)
+    few, more, many = (np.where(rng.random(9000) < share, 1, 0).astype(np.int8) for share in (0.02, 0.04, 0.7))
+    writer = SymbolWriter(keeps_layout=True)
+    for symbols in (few, more, many, few, np.zeros(9000, np.int8), more):
+        written = writer.write(symbols)
+        np.testing.assert_array_equal(read(written, 9000), symbols)
+        assert len(written) <= 1.05 * len(write_symbols(symbols))
+
+
+def test_symbols_beyond_the_digits_of_a_layout_that_was_chosen_are_written_in_it() -> None:
+    rng = np.random.default_rng(3)
+    writer = SymbolWriter(keeps_layout=True)
+    for largest in (1, 127, 2):
+        symbols = rng.integers(-largest, largest + 1, 5000).astype(np.int8)
+        np.testing.assert_array_equal(read(writer.write(symbols), 5000), symbols)
