@@ -14,9 +14,12 @@ from federation.privacy.metrics import metric_terms
 from federation.protocol.cohort import evaluates
 from federation.protocol.limits import fit_text
 from federation.protocol.messages import EvaluationReport, ModelRef, RoundAnnouncement
-from federation.types import ModelVersion
+from federation.types import Digest, ModelVersion
 
 __all__ = ["Evaluations"]
+
+Version = tuple[ModelVersion, Digest]
+"""Of a restored run a version may be another one than that of the same number before."""
 
 
 class Evaluations:
@@ -24,8 +27,8 @@ class Evaluations:
 
     def __init__(self, settings: NodeSettings, reports: Reports, gate: Callable[[], str | None] | None) -> None:
         self._settings, self._reports, self._gate = settings, reports, gate
-        self._last: ModelVersion | None = None  # that was reported
-        self._used: ModelVersion | None = None  # that the device was offered
+        self._last: Version | None = None  # that was reported
+        self._used: Version | None = None  # that the device was offered
         self._asked = True  # for the evaluation under way
         self._next_at = 0.0  # when the device is offered a version again
 
@@ -47,7 +50,7 @@ class Evaluations:
             return False
         # Versions whose updates were all zero have the same digest, and each its own hash.
         announced = announcement.model
-        if model is not None and (model.version, model.digest) != (announced.version, announced.digest):
+        if model is not None and _version_of(model) != _version_of(announced):
             return False
         return self._is_asked(announcement) or self._is_offered(announcement, now)
 
@@ -81,7 +84,7 @@ class Evaluations:
         """The model of an announcement that is due is here."""
         self._asked, uses = self._is_asked(announcement), self._is_offered(announcement, now)
         if uses:
-            self._used, self._next_at = announcement.model.version, now + self._settings.model_every_s
+            self._used, self._next_at = _version_of(announcement.model), now + self._settings.model_every_s
         hidden, terms = announcement.masked_evaluation, announcement.privacy
         told = None
         if self._asked and hidden is not None and terms is not None:
@@ -100,12 +103,12 @@ class Evaluations:
     def done(self, report: EvaluationReport, now: float) -> None:
         """There is a report: it is said until it is receipted, where it was asked for."""
         if self._asked:
-            self._last = report.version
+            self._last = report.version, report.digest
             self._reports.add(report, now)
 
     def _is_asked(self, announcement: RoundAnnouncement) -> bool:
         version, hidden = announcement.model.version, announcement.masked_evaluation
-        if version == self._last or announcement.settings.privacy is not None:
+        if _version_of(announcement.model) == self._last or announcement.settings.privacy is not None:
             return False  # with privacy, what is measured on its own data would leave without noise [FED-181]
         share = announcement.evaluation if hidden is None else hidden.share
         return evaluates(share, announcement.run, version, self._settings.node)
@@ -121,5 +124,9 @@ class Evaluations:
         return None if reason is None else f"helpers: {reason}"
 
     def _is_offered(self, announcement: RoundAnnouncement, now: float | None) -> bool:
-        is_new = self._settings.uses_model and announcement.model.version != self._used
+        is_new = self._settings.uses_model and _version_of(announcement.model) != self._used
         return is_new and (now is None or now >= self._next_at or announcement.final)
+
+
+def _version_of(model: ModelRef) -> Version:
+    return model.version, model.digest

@@ -286,9 +286,13 @@ class Checker:
         self._promised[update] = None
 
     def _is_lost(self, receipt: Receipt) -> bool:
-        """Whether it is refused because its round was lost with what a backup has not: then nothing is kept of it."""
+        """Whether it is refused because its round is not of this store: then nothing is kept of it.
+
+        A backup has not what was lost. Of a number that a failed disk has made this store pass over another copy of it
+        may have made a round.
+        """
         number = _round_of(receipt.update)
-        lost = any(one.first_round <= number < one.next_round for one in self._restores.values())
+        lost = self._copied or any(one.first_round <= number < one.next_round for one in self._restores.values())
         return receipt.reason is Reason.UNKNOWN_ROUND and lost and number not in self._rounds
 
     def _announcement(self, announcement: RoundAnnouncement) -> None:

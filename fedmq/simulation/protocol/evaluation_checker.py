@@ -40,6 +40,7 @@ class SurveyChecker:
         self._shares: dict[ModelVersion, int] = {}
         self._results: dict[tuple[ModelVersion, NodeId], NodeResult] = {}
         self._closed: dict[ModelVersion, NodesEvaluation] = {}
+        self._announced: set[ModelVersion] = set()
         self._copied = False
 
     def fork(self, say: Callable[[str], None]) -> "SurveyChecker":
@@ -47,7 +48,7 @@ class SurveyChecker:
         self._copied = True
         other = SurveyChecker(say)
         other._shares, other._results, other._closed = self._shares.copy(), self._results.copy(), self._closed.copy()
-        other._copied = True
+        other._announced, other._copied = self._announced.copy(), True
         return other
 
     @property
@@ -80,6 +81,8 @@ class SurveyChecker:
             self._say(f"the evaluation of version {version} is asked for in clear beside masks")
         if share is not None and self._shares.get(version) != share:
             self._say(f"save, then say: the evaluation of version {version} is announced and not on disk")
+        if share is not None:
+            self._announced.add(version)
 
     def saved(self, run: RunId, result: NodeResult) -> None:
         """A result is on disk."""
@@ -128,8 +131,10 @@ class SurveyChecker:
     def receipted(self, node: NodeId, receipt: EvaluationReceipt) -> None:
         """A receipt is said."""
         if receipt.status is ReceiptStatus.REFUSED:
-            # Of a version that another copy of the store has made: this one has not, or another one, for other nodes.
-            if self._copied and receipt.reason in OF_OTHERS:
+            # Of a version that another copy of the store has made: this one has not, or another one, for other nodes,
+            # or for none.
+            unasked = receipt.reason is Reason.UNKNOWN_ROUND and receipt.version not in self._announced
+            if self._copied and (unasked or receipt.reason in OF_OTHERS):
                 return
             self._say(f"honest work was refused: {node}'s evaluation of version {receipt.version}, {receipt.reason}")
             return

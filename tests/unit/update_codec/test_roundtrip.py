@@ -256,7 +256,9 @@ def test_what_nobody_makes_again_is_as_large_and_as_exact(profile: str) -> None:
     again, once = (encode(update, manifest, CodecSpec.parse(profile), remade=remade) for remade in (True, False))
     assert 0.97 * len(again.frame) <= len(once.frame) <= len(again.frame) * 1.02
     left = update.parameters - decode(once.frame, manifest).parameters
-    assert float(np.square(left).sum()) == pytest.approx(once.nmse * float(np.square(update.parameters).sum()), rel=1e-4)
+    assert float(np.square(left).sum()) == pytest.approx(
+        once.nmse * float(np.square(update.parameters).sum()), rel=1e-4
+    )
     assert once.nmse <= 1.05 * again.nmse
 
 

@@ -447,3 +447,16 @@ def test_a_node_says_that_it_can_report_under_masks() -> None:
     script = Script(holding(3), helpers=PINNED, online=False)
     script.connect()
     assert script.capabilities == {"cosine_frames": 1.0, "masked_reports": 1.0}
+
+
+@pytest.mark.parametrize("uses_model", [False, True])
+def test_a_version_that_a_restored_run_has_made_anew_is_another_one(uses_model: bool) -> None:
+    """FED-71: its number is that of a version that was lost with what the backup had not."""
+    script = Script(holding(3), uses_model=uses_model)
+    script.announce(asking(7, 3))
+    found(script, 3)
+    receipt(script, 3)
+    anew = replace(asking(20, 3, epoch=2), model=replace(model(3), digest=Digest(b"made anew" * 2)))
+    if uses_model:
+        anew = replace(anew, evaluation=None)
+    assert "subscribe 3/k0" in script.announce(anew)

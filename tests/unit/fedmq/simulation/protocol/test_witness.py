@@ -1,12 +1,19 @@
 """What nodes have made: by run and by id, with several makers where a node has a twin."""
 
 from dataclasses import replace
+from typing import Any
+from unittest.mock import Mock
 
-from coordinator.records import UpdateRecord, Verdict
-from federation.protocol.messages import Reason, ReceiptStatus
-from federation.types import Digest, RunId
+import pytest
+
+from coordinator.engine.effects import SendCommand
+from coordinator.records import RoundRecord, UpdateRecord, Verdict
+from federation.protocol.cohort import EVERYONE
+from federation.protocol.messages import EvaluationReceipt, Reason, Receipt, ReceiptStatus
+from federation.types import Digest, ModelVersion, RoundId, RunId
 from fedmq.simulation.protocol.checker import Checker
 from fedmq.simulation.protocol.witness import Witness
+from tests.rigs.node_rig import announcement
 from tests.rigs.node_values import NODE, entry
 from tests.rigs.small_federation import ENGINE
 
@@ -73,3 +80,34 @@ def test_a_mixture_of_two_twins_may_be_refused_and_one_nodes_own_update_may_not(
     witness.has("twin of ann", [replace(ONE, offer=replace(ONE.offer, payload_digest=Digest(b"other")))])
     checker.judged(verdict)
     assert len(found) == 1
+
+
+UNKNOWN: dict[str, tuple[Receipt | EvaluationReceipt, str]] = {
+    "update": (
+        Receipt(run=RUN, update=UPDATE, status=ReceiptStatus.REFUSED, reason=Reason.UNKNOWN_ROUND),
+        f"save, then say: {UPDATE} is receipted refused (unknown_round) and not on disk",
+    ),
+    "evaluation": (
+        EvaluationReceipt(run=RUN, version=ModelVersion(4), status=ReceiptStatus.REFUSED, reason=Reason.UNKNOWN_ROUND),
+        f"honest work was refused: {NODE}'s evaluation of version 4, unknown_round",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_a_copy_of_the_store_asked_for_may_be_unknown_here_and_what_was_asked_for_here_may_not(kind: str) -> None:
+    said, complaint = UNKNOWN[kind]
+    store: Any = Mock(verdict=Mock(return_value=None))
+    witness, checker, found = checkers()
+    witness.has("ann", [ONE])
+    checker.coordinator_says(SendCommand(node=NODE, command=said), store)
+    assert found == [complaint]
+    copy = checker.fork()
+    copy.coordinator_says(SendCommand(node=NODE, command=said), store)
+    checker.coordinator_says(SendCommand(node=NODE, command=said), store)
+    assert found == [complaint]
+    round_id, version = RoundId(ONE.offer.round), ModelVersion(4)
+    checker.reserved(RoundRecord(round=round_id, version=version, nodes=(NODE,), cohort=EVERYONE, evaluation=2))
+    checker.surveys.announced(replace(announcement(1, 4), evaluation=2))
+    checker.coordinator_says(SendCommand(node=NODE, command=said), store)
+    assert found == [complaint] * 2
