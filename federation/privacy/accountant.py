@@ -13,12 +13,11 @@ distribution of the loss itself (loss_distribution.py), which is tighter. Both h
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.privacy.loss_distribution import LOSS_MAX, composed_epsilon
 from federation.types import SampledSteps
 
 __all__ = [
@@ -43,7 +42,6 @@ _ORDERS = np.concatenate(
     [1 + np.geomspace(1e-3, 0.1, 20), np.arange(1.15, 12, 0.05), np.arange(12, 64), np.geomspace(64, 4096, 49)]
 )
 _NOISE_MAX = 1e6
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +57,13 @@ class NoisePlan:
     steps: int
 
 
+@cache
+def _quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights of Gauss and Legendre; NumPy's polynomials are a megabyte that few processes need."""
+    nodes, weights = np.polynomial.legendre.leggauss(6)
+    return nodes, weights
+
+
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """The exact delta of a Gaussian mechanism with sensitivity over noise of ``mu``, at this ``epsilon``."""
     if mu <= 0:
@@ -67,9 +72,10 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
         return 1.0
     at = epsilon / mu - mu / 2
     if mu < _SMALL_MU:  # the two terms are equal in most digits: integrate the derivative of Mills' ratio instead
-        points = at + mu * (_NODES + 1) / 2
+        nodes, weights = _quadrature()
+        points = at + mu * (nodes + 1) / 2
         slopes = [1 - point * _mills(point) for point in points.tolist()]
-        return math.exp(-at * at / 2) / math.sqrt(2 * math.pi) * mu / 2 * float(np.dot(_WEIGHTS, slopes))
+        return math.exp(-at * at / 2) / math.sqrt(2 * math.pi) * mu / 2 * float(np.dot(weights, slopes))
     beyond = at + mu
     if beyond < _FAR:
         return max(0.0, _upper_tail(at) - math.exp(epsilon) * _upper_tail(beyond))
@@ -115,6 +121,9 @@ def sampled_epsilon(steps: Sequence[SampledSteps], delta: float) -> float:
     Raises:
         ValueError: ``delta`` is not between `DELTA_MIN` and `DELTA_MAX`.
     """
+    # Each role's process has this module for its settings, and few of them an account.
+    from federation.privacy.loss_distribution import LOSS_MAX, composed_epsilon  # noqa: PLC0415
+
     if not DELTA_MIN <= delta <= DELTA_MAX:
         raise ValueError(f"delta must be between {DELTA_MIN} and {DELTA_MAX}, not {delta}")
     real = [each for each in steps if each.steps and each.sampling_rate]
