@@ -23,17 +23,16 @@ A node on 16 kbit/s and one on a LAN get the same announcement. The slow one sen
 not lost, it comes with its next updates.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edge_node.records import Residual
 from federation.errors import TaskError
+from federation.freed_memory import WORTH_RETURNING, return_freed_memory
 from federation.task import Array, Parameters, Resident
 from update_codec import (
     CodecError,
@@ -125,9 +124,6 @@ class Shared:
 NORM_TRIES = 4
 """How often an update is scaled down until its frame is within the bound; quantizers are linear, so one is enough."""
 
-_RETURNED_BYTES = 1 << 24
-"""What is freed before memory is returned: doing so costs some ten microseconds."""
-
 _NOTHING_SHARED = Shared()
 
 
@@ -176,26 +172,8 @@ def difference(base: Vectors, trained: Parameters, manifest: Manifest, *, norm_m
     # What the task returns there is what it adds, and it must travel to the bit: no difference is taken.
     delta.statistics[first_control:] = controls
     if isinstance(trained, _Leaving):
-        _return_freed_memory()
+        return_freed_memory()
     return clipped(delta, norm_max)
-
-
-def _return_freed_memory() -> None:
-    """Give the kernel what was freed: glibc keeps arrays of up to 32 MB for later, a node several models' worth.
-
-    Making glibc map each array apart instead would cost training: half as much time again, with activations of 8 MB.
-    """
-    trim = _trimmer()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _trimmer() -> Callable[[int], int] | None:
-    if sys.platform != "linux":
-        return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in each C library
-    return found
 
 
 def taken(trained: Parameters) -> Parameters:
@@ -213,8 +191,8 @@ class _Leaving(Mapping[str, Array]):
         self._arrays, self._bytes = arrays, sum(getattr(array, "nbytes", 0) for array in arrays.values())
 
     def __getitem__(self, name: str) -> Array:
-        if self._bytes >= _RETURNED_BYTES:
-            _return_freed_memory()
+        if self._bytes >= WORTH_RETURNING:
+            return_freed_memory()
             self._bytes = 0
         array = self._arrays.pop(name)
         self._bytes += array.nbytes
@@ -267,6 +245,8 @@ def encode_update(  # noqa: PLR0913 - what is sent, how, and what is left of bef
     except NonFiniteError as error:
         raise TaskError(f"training made values that are not finite: {error}") from error
     left = encoded.residual if left is None else left
+    if own and delta.parameters.nbytes >= WORTH_RETURNING:
+        return_freed_memory()
     change = ResidualChange(used=used, left=None if left is None else arrays.host(left), context=encoded.context)
     return EncodedUpdate(frame=encoded.frame, change=change, bits_per_parameter=encoded.bits_per_parameter)
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from federation.errors import ConfigError, TaskError
+from federation.freed_memory import WORTH_RETURNING, return_freed_memory
 from federation.task import Array, Parameters
 from federation.tasks.training.spec import TorchTaskSpec
 from federation.tasks.training.tensors import as_array, layout_of, state_of
@@ -192,6 +193,8 @@ class LocalModel:
         chosen = {name: tensors[name].detach() for name in self._names}
         if self.device.type != "cpu":
             return TrainedOnDevice(chosen)
+        if sum(tensor.nbytes for tensor in chosen.values()) >= WORTH_RETURNING:
+            return_freed_memory()  # gradients and activations: the copies need their room
         arrays = {name: as_array(tensor) for name, tensor in chosen.items()}
         for name, array in arrays.items():
             if name not in self._constants and not np.isfinite(array).all():

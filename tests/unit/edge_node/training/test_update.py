@@ -251,8 +251,8 @@ def test_memory_goes_back_once_for_a_small_model_and_on_the_way_for_a_large_one(
 ) -> None:
     """28 bytes in two tensors of 12 and 16."""
     returned: list[None] = []
-    monkeypatch.setattr(update, "_RETURNED_BYTES", limit)
-    monkeypatch.setattr(update, "_return_freed_memory", lambda: returned.append(None))
+    monkeypatch.setattr(update, "WORTH_RETURNING", limit)
+    monkeypatch.setattr(update, "return_freed_memory", lambda: returned.append(None))
     manifest = Manifest.of({"a": np.zeros(3, np.float32), "b": np.zeros((2, 2), np.float32)})
     trained = {"a": np.ones(3, np.float32), "b": np.full((2, 2), 2, np.float32)}
     difference(Vectors.zeros(manifest), taken(trained), manifest)
