@@ -14,7 +14,7 @@ from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
-from federation.types import NO_START, Epoch, NodeId, RoundId, SeenRun, Start
+from federation.types import NO_START, Epoch, ModelVersion, NodeId, RoundId, SeenRun, Start
 
 __all__ = ["HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
 
@@ -89,9 +89,10 @@ class Behind:
         self._successor = SeenRun(run=self._state.run, epoch=epoch, start=start)
         self._judge()
 
-    def told(self, node: NodeId, round_id: RoundId) -> None:
-        """A node offers work of a round of this run that was never reserved here."""
-        self._hear(node, SeenRun(run=self._state.run, epoch=self._state.epoch, round=round_id))
+    def told(self, node: NodeId, round_id: RoundId, version: ModelVersion) -> None:
+        """A node offers work of a round that was never reserved here, or from a version that was never made here."""
+        newer = version if version > self._state.newest else None
+        self._hear(node, SeenRun(run=self._state.run, epoch=self._state.epoch, round=round_id, version=newer))
 
     def born(self, node: NodeId, node_state: NodeState) -> None:
         """A node says who it is, and what it has seen."""

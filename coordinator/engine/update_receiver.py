@@ -140,8 +140,7 @@ class UpdateReceiver:
             return
         if judgement.ruling is Ruling.AHEAD:
             self._state.count("updates_ahead")
-            if offer.round >= self._state.next_round:
-                self._behind.told(node, offer.round)
+            self._behind.told(node, offer.round, offer.base_version)
             return
         if judgement.durable:
             detail = judgement.detail

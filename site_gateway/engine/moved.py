@@ -70,7 +70,7 @@ class SiteReceiver(UpdateReceiver):
             super()._turn_down(event, judgement)
             return
         if judgement.ruling is Ruling.AHEAD and event.offer.round >= self._state.next_round:
-            self._behind.told(event.node, event.offer.round)
+            self._behind.told(event.node, event.offer.round, event.offer.base_version)
         self._ask(event, judgement)
 
     def _ask(self, event: OfferReceived, judgement: Judgement | None) -> None:

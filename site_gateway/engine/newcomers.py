@@ -12,7 +12,7 @@ from coordinator.engine.effects import Effect
 from coordinator.engine.fencing import Behind
 from coordinator.engine.state import MachineState
 from federation.protocol.messages import NodeState
-from federation.types import Epoch, NodeId, RoundId, SeenRun, Start
+from federation.types import Epoch, ModelVersion, NodeId, RoundId, SeenRun, Start
 from site_gateway.engine.events import LiftSite
 from site_gateway.engine.state import site_of
 
@@ -55,9 +55,9 @@ class Newcomers(Behind):
         """A later start of this site has led it, and is gone: this store was restored from a backup."""
         self._lift_above(SeenRun(run=self._state.run, epoch=epoch, start=start))
 
-    def told(self, node: NodeId, round_id: RoundId) -> None:
-        """A node offers work of a round that was never reserved here."""
-        del node
+    def told(self, node: NodeId, round_id: RoundId, version: ModelVersion) -> None:
+        """A node offers work of a round that was never reserved here; versions come from above, and come late."""
+        del node, version
         self._lift_above(SeenRun(run=self._state.run, epoch=Epoch(0), start=Start(0), round=round_id))
 
     def born(self, node: NodeId, node_state: NodeState) -> None:

@@ -124,7 +124,7 @@ def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPa
     assert any(one.startswith("T5") for one in run_without_a_link(AWAY).violations)
 
 
-MOVING, LEFT = 8, 3
+MOVING, LEFT = 17, 3
 """Seeds in which nodes move with updates that are in a sum, the second one with such that their site refuses."""
 
 

@@ -402,13 +402,19 @@ class TestBehind:
         row = rig.get("behind")
         assert row == {"nodes": 1, "said_by": ["ann"], "epoch": 1, "round": 7, "our_epoch": 1, "our_rounds": 1}
 
-    def test_an_update_from_a_version_that_we_do_not_know_is_not_answered(self) -> None:
-        """The round is ours, so nobody is stopped: once the version is there, the digest tells."""
+    def test_an_update_from_a_version_that_we_do_not_know_stops_us_and_not_the_update(self) -> None:
+        """The round's number is ours, too: unanswered, such updates filled the outboxes of all nodes, for ever."""
         rig = Rig()
         rig.start("ann", "bob")
-        assert transcript(rig.offer("ann", 0, base_version=ModelVersion(4))) == []
-        assert rig.get("counters") == {"updates_ahead": 1}
-        assert transcript(rig.offer("ann", 0)) == ["store 0-ann", "tell ann stored 0-ann"]
+        assert transcript(rig.offer("ann", 0, base_version=ModelVersion(4)), notes=True) == [
+            "note behind",
+            "note waiting",
+        ]
+        assert rig.get("counters") == {"updates_ahead": 1, "behind": 1}
+        row = rig.get("behind")
+        assert isinstance(row, dict)
+        assert (row["round"], row["version"], row["our_version"]) == (0, 4, 0)
+        assert transcript(rig.offer("bob", 0)) == []
 
     @pytest.mark.parametrize(
         ("seen", "behind"),
@@ -546,6 +552,14 @@ class TestClaims:
         rig.offer("ann", 0)
         assert rig.get("version") == 1
         assert rig.get("claims") != {}
+
+    def test_a_version_that_was_never_made_is_asked_for_its_proof_and_a_lie_stops_nobody(self) -> None:
+        rig = signed_rig(lease_s=600.0)
+        said = transcript(rig.offer("ann", 0, base_version=ModelVersion(4)), notes=True)
+        assert said == ["note claim_without_proof", "tell ann rebirth", "note waiting"]
+        assert transcript(rig.offer("bob", 0)) == []
+        rig.wait(PROOF_WAIT_S)
+        assert "store 0-bob" in transcript(rig.offer("bob", 0))
 
     def test_a_lie_in_a_birth_stops_nobody(self) -> None:
         rig = signed_rig()

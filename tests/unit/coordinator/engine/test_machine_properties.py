@@ -81,10 +81,10 @@ class CoordinatorSteps(RuleBasedStateMachine):
 
     @rule(node=nodes, base=strategies.integers(0, 4), examples=strategies.integers(0, 2), at=rounds)
     def odd_offer(self, node: str, base: int, examples: int, at: int) -> None:
-        """Of a round that was, whatever else it says; one of a later round stops the machine (FED-97)."""
+        """Of a round and a version that were, whatever else it says; later ones stop the machine (FED-97)."""
         if not self.rig.store.rounds:
             return
-        at = min(at, max(self.rig.store.rounds))
+        at, base = min(at, max(self.rig.store.rounds)), min(base, self.rig.store.versions[-1].version)
         changes = {"base_version": ModelVersion(base), "base_digest": digest_of(base), "num_examples": examples}
         known = self.rig.store.verdicts.get(UpdateId(f"{at}-{node}"))
         offer = offer_of(node, at, **changes)
