@@ -6,6 +6,7 @@ anything outside the kind, so that what we refuse to read is exactly what we ref
 
 import math
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,7 +84,10 @@ class Flag(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Text(Kind):
-    """Printable text of ``least`` to ``most`` UTF-8 bytes: nothing that could forge a log line."""
+    """Printable text of ``least`` to ``most`` UTF-8 bytes: nothing that could forge a log line.
+
+    What thousands of nodes say in the same words is held once, as long as one of them is known; so of `Word`.
+    """
 
     most: int
     least: int = 0
@@ -92,7 +96,7 @@ class Text(Kind):
         """Check and pass."""
         if type(raw) is not str or not raw.isprintable() or not self.least <= len(raw.encode()) <= self.most:
             raise FieldError(f"needs printable text of {self.least} to {self.most} bytes")
-        return raw
+        return sys.intern(raw)
 
 
 @lru_cache(maxsize=4_096)
@@ -111,7 +115,7 @@ class Word(Kind):
         """Check and pass."""
         if type(raw) is not str or not _matches(self.pattern, raw):
             raise FieldError(f"needs text like {self.pattern.pattern}")
-        return raw
+        return sys.intern(raw)
 
 
 @dataclass(frozen=True, slots=True)
