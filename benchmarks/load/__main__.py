@@ -147,7 +147,7 @@ def main() -> int:
         for name, value in found.items():
             table.add_row(name.replace("_", " "), "-" if value in (None, [], {}) else str(value))
         Console().print(table)
-    trouble = found["lost"] or found["dropped"] or found["connections_lost"]
+    trouble = found["lost"] or found["dropped"] != 0 or found["connections_lost"]
     return 1 if trouble else 0
 
 

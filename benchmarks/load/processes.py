@@ -7,12 +7,12 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from benchmarks.load import packets
 from coordinator.enrolment.broker import FleetBroker
@@ -24,12 +24,13 @@ from federation.identity.signing_keys import CoordinatorKey, SigningKey, read_co
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
 from federation.types import FederationId, NodeId
 
-__all__ = ["FEDERATION", "Broker", "Coordinator", "Cost", "Enrolled", "cost_of", "dropped", "started_broker"]
+__all__ = ["FEDERATION", "Broker", "Coordinator", "Cost", "DropWatch", "Enrolled", "cost_of", "started_broker"]
 
 FEDERATION: Final = FederationId("plant")
 DROPPED_TOPIC: Final = "$SYS/broker/publish/messages/dropped"
 STOP_S: Final = 60.0
-ANSWER_S: Final = 30.0
+PING_S: Final = 10.0
+PINGREQ: Final = b"\xc0\x00"
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
@@ -186,22 +187,55 @@ class Coordinator:
             process.wait()
 
 
-def dropped(broker: Broker, tls: ssl.SSLContext | None) -> int | None:
-    """How many messages the broker says that it has dropped since its start; None where it does not say it to us."""
-    time.sleep(broker.silent_s)  # so that it counts all that was before
-    plain = socket.create_connection(("127.0.0.1", broker.port), timeout=ANSWER_S)
-    with plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost") as wire:
-        wire.sendall(packets.connect("load-monitor"))
+class DropWatch:
+    """Hears from a broker's start on how many messages it has dropped.
+
+    Mosquitto says it when it changes, and what it retains of that is gone after a minute: nobody can ask at the end.
+
+    Args:
+        broker: Which one; it has dropped nothing yet.
+        tls: To reach it with certificates.
+    """
+
+    def __init__(self, broker: Broker, tls: ssl.SSLContext | None) -> None:
+        self._broker, self._ended = broker, threading.Event()
+        self._count: int | None = None
+        plain = socket.create_connection(("127.0.0.1", broker.port), timeout=PING_S)
+        self._wire = plain if tls is None else tls.wrap_socket(plain, server_hostname="localhost")
+        self._wire.sendall(packets.connect("load-monitor"))
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """Listens already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop listening."""
+        self._ended.set()
+        with suppress(OSError):
+            self._wire.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._wire.close()
+
+    def count(self) -> int | None:
+        """How many until now, once the broker has had time to say it; None where it does not say it to us."""
+        self._ended.wait(self._broker.silent_s)
+        return self._count if self._thread.is_alive() else None
+
+    def _listen(self) -> None:
         buffer = packets.Buffer()
-        try:
-            while data := wire.recv(65_536):
+        with suppress(OSError):
+            while not self._ended.is_set():
+                try:
+                    data = self._wire.recv(65_536)
+                except TimeoutError:
+                    self._wire.sendall(PINGREQ)
+                    continue
+                if not data:
+                    return
                 for header, body in buffer.feed(data):
                     if header >> 4 == packets.CONNACK:
-                        wire.sendall(packets.subscribe([DROPPED_TOPIC], mid=1))
-                    elif header >> 4 == packets.PUBLISH:
-                        message = packets.published(header, body)
-                        if message.topic == DROPPED_TOPIC:
-                            return int(message.payload)
-        except TimeoutError:
-            pass
-    return None
+                        self._wire.sendall(packets.subscribe([DROPPED_TOPIC], mid=1))
+                    elif header >> 4 == packets.PUBLISH and packets.published(header, body).topic == DROPPED_TOPIC:
+                        self._count = int(packets.published(header, body).payload)
