@@ -68,21 +68,40 @@ class Matrix:
         return -(-min(self.length, BLOCK_MAX) // self.band) if turned else 1
 
 
-@lru_cache(16)
+class _Factors:
+    """The factors of blocks of one size, made when a coefficient is first asked for: of most models most never are."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        # Of all (2j + 1) k only the rest by 4n counts: 4n cosines, each taken many times.
+        each = np.cos(np.arange(4 * size) * (math.pi / (2 * size))) * math.sqrt(2.0 / size)
+        self._each = np.rint(each * 2.0**FACTOR_BITS)
+        self._factors = np.empty((size, size))
+        self._made = np.zeros(size, np.bool_)
+
+    def of(self, coefficients: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Those of some coefficients, which increase: shape (coefficients, entries)."""
+        missing = coefficients[~self._made[coefficients]]
+        if len(missing):
+            odd = np.arange(1, 2 * self._size, 2, dtype=np.uint32)
+            factors = self._each[np.outer(missing.astype(np.uint32), odd) % np.uint32(4 * self._size)]
+            if missing[0] == 0:
+                factors[0] = np.rint(math.sqrt(1.0 / self._size) * 2.0**FACTOR_BITS)
+            self._factors[missing] = factors
+            self._made[missing] = True  # two threads that come at once write the same
+        return self._factors if len(coefficients) == self._size else self._factors.take(coefficients, axis=0)
+
+
+_factors = lru_cache(16)(_Factors)
+
+
 def cosines(size: int) -> NDArray[np.float64]:
     """The factors of a block: whole numbers, shape (coefficients, entries).
 
     No real factor of any size up to `BLOCK_MAX` is nearer than 10^-9 to a number halfway between two whole ones, so
     every library for the cosine gives the same whole numbers.
     """
-    # Of all (2j + 1) k only the rest by 4n counts: 4n cosines, each taken many times.
-    each = np.cos(np.arange(4 * size) * (math.pi / (2 * size))) * math.sqrt(2.0 / size)
-    odd = np.arange(1, 2 * size, 2, dtype=np.uint32)
-    factors: NDArray[np.float64] = np.rint(each * 2.0**FACTOR_BITS)[
-        np.outer(np.arange(size, dtype=np.uint32), odd) % np.uint32(4 * size)
-    ]
-    factors[0] = np.rint(math.sqrt(1.0 / size) * 2.0**FACTOR_BITS)
-    return factors
+    return _factors(size).of(np.arange(size))
 
 
 def forward(values: F32, matrix: Matrix) -> F32:
@@ -121,7 +140,11 @@ def backward(coefficients: F32, matrix: Matrix, step: float) -> Iterator[tuple[i
         units = np.clip(np.rint(piece, out=piece), -_UNITS_MAX, _UNITS_MAX)
         out = np.empty_like(units)
         for first, size in matrix.blocks():
-            np.matmul(units[:, first : first + size], cosines(size), out=out[:, first : first + size])
+            block = units[:, first : first + size]
+            # Of most frequencies no row has anything: without them the sums, which are exact, are the same.
+            used = np.flatnonzero(block.any(axis=0))
+            block = block.take(used, axis=1) if len(used) < size else block
+            np.matmul(block, _factors(size).of(used), out=out[:, first : first + size])
         values = np.clip(out * unit, -_FLOAT_MAX, _FLOAT_MAX).astype(np.float32)
         # Adding zero turns -0.0 into 0.0.
         yield matrix.start + row * matrix.length, values.reshape(-1) + np.float32(0)

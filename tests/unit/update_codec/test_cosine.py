@@ -168,3 +168,17 @@ def test_adding_needs_thirteen_bytes_a_parameter_and_the_factors() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= 13 * manifest.parameter_count + (1 << 21)
+
+
+def test_frequencies_that_no_row_has_change_no_bit_and_make_no_factors() -> None:
+    rows, length = 5, 2 * BLOCK_MAX + 30
+    wide = np.zeros((rows, length), np.float32)
+    rng = np.random.default_rng(2)
+    for first in (0, 3, BLOCK_MAX, 2 * BLOCK_MAX + 7):
+        wide[:, first : first + 5] = rng.normal(size=(rows, 5)).astype(np.float32)
+    matrix, step = Matrix(0, rows, length), float(np.float32(0.01))
+    found = np.concatenate([piece for _, piece in backward(wide.reshape(-1), matrix, step)])
+    units = np.rint(wide.astype(np.float64) * 128.0 / step)
+    blocks = [units[:, first : first + size] @ cosines(size) for first, size in matrix.blocks()]
+    expected = (np.concatenate(blocks, axis=1) * (step * 2.0**-23)).astype(np.float32).reshape(-1) + np.float32(0)
+    assert found.tobytes() == expected.tobytes()
