@@ -1,7 +1,7 @@
 """What ``coordinator status`` prints for people: what is waited for, the nodes, the versions, who was refused."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -49,6 +49,12 @@ TABLE_LINES = 4
 
 ROWS_MIN = 3
 """Rows of a table that are shown however small the screen is."""
+
+FIGURES = ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled")
+"""What a node's row counts, in the order of `node_cells`."""
+
+SELDOM = ("stale", "refused", "waiting")
+"""Counts that are 0 for all nodes while nothing goes wrong."""
 
 
 def full_screen(folder: Path) -> Group:
@@ -156,16 +162,19 @@ def node_table(nodes: list[Participation], rows: int | None = None, here: Mappin
     """A row for each node; where ``rows`` are fewer, those come first to which something happened.
 
     A node's payload is of its updates, pulled are parts of models: headers and announcements are in a version's bytes.
+    What no node has any of is left out, so that 80 columns have room for what happened.
     """
     some = rows is not None and rows < len(nodes)
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
-    table.add_column("node", no_wrap=True)
-    for title in ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled"):
-        table.add_column(title, justify="right", no_wrap=True)
-    if here:
-        table.add_column("is", no_wrap=True)
-    table.add_column("what happened")
     cells = [node_cells(node, here) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]
+    shown = [place for place, title in enumerate(FIGURES, 1) if title not in SELDOM or _any_of(cells, place)]
+    table.add_column("node", no_wrap=True)
+    for place in shown:
+        table.add_column(FIGURES[place - 1], justify="right", no_wrap=True)
+    if here:
+        table.add_column("now", no_wrap=True)
+    table.add_column("what happened")
+    cells = [(row[0], *(row[place] for place in shown), *row[len(FIGURES) + 1 :]) for row in cells]
     if rows is not None and cells:
         # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
         cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
@@ -173,6 +182,11 @@ def node_table(nodes: list[Participation], rows: int | None = None, here: Mappin
         # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
         table.add_row(*figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
     return table
+
+
+def _any_of(cells: Sequence[tuple[str, ...]], place: int) -> bool:
+    """Whether any node has other than 0 there; of no nodes nothing is known."""
+    return not cells or any(row[place] != "0" for row in cells)
 
 
 def node_cells(node: Participation, here: Mapping[str, Seen] | None = None) -> tuple[str, ...]:
@@ -219,16 +233,19 @@ def _happened(node: Participation) -> str:
 
 
 def _version_table(rows: list[VersionRow], newest: int) -> Table:
+    """The newest versions; a task without an accuracy is shown by its loss, or by the first metric that it has."""
     shown = rows[-newest:]
     table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
-    for title in ("version", "accuracy", "applied", "stale", "refused", "s", "up", "down"):
+    names = {name for row in shown for name in row.metrics}
+    metric = next((name for name in ("accuracy", "loss", *sorted(names)) if name in names), "accuracy")
+    for title in ("version", metric, "applied", "stale", "refused", "s", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("why then")
     for row in shown:
-        accuracy = row.metrics.get("accuracy")
+        value = row.metrics.get(metric)
         table.add_row(
             str(row.record.version),
-            "" if accuracy is None else human_metric("accuracy", accuracy),
+            "" if value is None else human_metric(metric, value),
             str(row.record.accepted),
             str(row.stale),
             str(row.refused),

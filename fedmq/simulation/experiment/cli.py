@@ -222,7 +222,7 @@ def _rows(options: TrainOptions, result: Result) -> Iterator[tuple[str, str]]:
         yield "nodes connected at once, at most", f"{result.connected_peak:,} ({share:.2%})"
         yield "check-ins of a node, mean", f"{result.check_ins / options.nodes:.2f}"
     if result.away_share:
-        yield "nodes offline, share of the time", f"{result.away_share:.0%}"
+        yield "nodes offline, share of the time", f"{result.away_share:.2%}"
     if result.stopped_early:
         yield "stopped early, at version", str(result.versions[-1].version if result.versions else 0)
     for spent in (result.privacy, result.nodes_privacy):

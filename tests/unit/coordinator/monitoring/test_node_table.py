@@ -1,16 +1,18 @@
 """What nodes report of their readings is in the table of their last reports, where any of them has readings."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.monitoring.presence import Seen
 from coordinator.monitoring.screen import _version_table, curve_table, node_cells, node_table
 from coordinator.records import Attended, VersionRecord
 from coordinator.storage.store import CurveKind, CurvePoint, Figures, Participation, VersionRow
-from federation.protocol.messages import Reason, ReceiptStatus
+from federation.protocol.messages import Presence, Reason, ReceiptStatus
 from federation.types import Digest, ModelVersion, NodeId
 
 ZERO = Digest(bytes(32))
@@ -38,7 +40,8 @@ def test_without_readings_there_is_no_such_column() -> None:
 
 
 def took_part(number: int) -> Participation:
-    applied = {ReceiptStatus.APPLIED: number} if number else {}
+    applied = {ReceiptStatus.APPLIED: number, ReceiptStatus.STALE: 1} if number else {ReceiptStatus.REFUSED: 2}
+    applied |= {ReceiptStatus.STORED: 1} if number == 5 else {}
     return Participation(
         node=NodeId(f"press-{number:02d}" + "x" * (number % 3)),
         statuses=applied,
@@ -68,6 +71,35 @@ def test_a_table_of_some_nodes_looks_as_if_each_had_a_row_of_cells(width: int) -
     assert some[0].strip() == "nodes (40, 12 of them shown)"
     assert some[1:] == lines(expected, width)[1:]
     assert next(line for line in some if line.startswith("press")).startswith("press-03")
+
+
+def took_part_well(name: str) -> Participation:
+    return Participation(
+        node=NodeId(name),
+        statuses={ReceiptStatus.APPLIED: 118},
+        reasons={},
+        bytes_up=130_000,
+        bytes_down=130_000,
+        staleness_mean=1.2,
+        attended=Attended(asked=120),
+    )
+
+
+def test_a_screen_of_80_columns_has_room_for_where_a_node_is_and_what_happened() -> None:
+    """The heads were `wh…` and `ha…` there, beside three columns of zeros."""
+    nodes = [took_part_well("edge-01"), replace(took_part_well("edge-02"), statuses={}, attended=Attended(asked=0))]
+    here = {node.node: Seen(presence=Presence.ONLINE, at_s=0.0, incarnation=1) for node in nodes}
+    shown_lines = lines(node_table(nodes, here=here), 80)
+    assert shown_lines[1].split() == ["node", "applied", "lag", "payload", "pulled", "now", "what", "happened"]
+    assert [line.split()[-2:] for line in shown_lines[3:]] == [["KiB", "online"], ["never", "asked"]]
+
+
+def test_a_version_that_has_no_accuracy_shows_its_loss() -> None:
+    """The column of the accuracy stayed empty, while the line above named the best loss."""
+    record = VersionRecord(version=ModelVersion(3), digest=ZERO, previous=ZERO, manifest_digest=ZERO, accepted=8)
+    row = VersionRow(record=record, reason="buffer_full", figures=Figures(), metrics={"loss": 0.0125, "median": 3.0})
+    heads, _, line = lines(_version_table([row], 1), 80)[1:4]
+    assert (heads.split()[1], line.split()[1]) == ("loss", "0.0125")
 
 
 def test_a_table_of_no_nodes_is_a_head() -> None:
