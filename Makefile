@@ -119,7 +119,7 @@ test-upgrade: $(STAMP) ## The release before with this one: protocol, certificat
 
 test-brokers: $(STAMP) ## The tests against a second broker, ejabberd; installs it where it is missing (Debian, Ubuntu)
 	@bash deploy/setup.sh $(VENV) ejabberd
-	@$(BIN)/python -m pytest -m second_broker $(TESTS)
+	@$(BIN)/python -m pytest -m second_broker $(or $(TESTS),tests/integration/transport/test_ejabberd.py)
 
 .PHONY: browser
 browser: $(STAMP) ## Headless Chromium for the tests that look at the page, where it is missing (Debian)
@@ -205,7 +205,7 @@ bench-privacy: $(STAMP) ## What masks, noise and sealing cost and keep, with the
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy $(ARGS)
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m benchmarks.privacy.sealing
 
-bench-hosts: $(STAMP) ## Five bare devices and a server to the first version, by the commands of the guide (minutes)
+bench-hosts: $(STAMP) ## Five bare devices and a server by the commands of the guide, until all have trained (minutes)
 	@$(BIN)/python -m benchmarks.five_hosts $(ARGS)
 
 bench-page: $(STAMP) ## Bytes, memory and processor time of the page, also with 10,000 nodes and versions (minutes)

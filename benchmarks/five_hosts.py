@@ -1,4 +1,4 @@
-"""`make bench-hosts`: a server and five bare devices to the first version, by the commands of the guide.
+"""`make bench-hosts`: a server and five bare devices, by the commands of the guide, until all have trained.
 
 Each host is a folder with an environment of its own, into which the wheel of this tree is installed from the index. The
 task travels in the enrolment files. Nothing is shared but the machine, and pip's cache, which --no-cache leaves out.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,10 +140,13 @@ def measure(folder: Path, count: int, *, cached: bool) -> list[Figure]:
             (device.home / file).chmod(0o600)
             device.start("edge-node", "join", file, "--with-task", "--run")
         joined_s = time.monotonic()
-        wait_for_version(coordinator)
+        wait_for_all(coordinator.stdout or (), {device.home.name for device in devices})
         ended_s = time.monotonic()
     each, whole_s = ", ".join(f"{one:.0f}" for one in installed), ended_s - began_s
-    of_all, of_pip = f"a server and {count} bare devices to the first version", "of it environment and pip, all hosts"
+    of_all, of_pip = (
+        f"a server and {count} bare devices to a version after updates of all",
+        "of it environment and pip, all hosts",
+    )
     rest = "of it from the last join to the version"
     return [
         Figure(what=of_all, measured=whole_s, bar=BAR_S, unit="s", note="host after host"),
@@ -152,21 +155,27 @@ def measure(folder: Path, count: int, *, cached: bool) -> list[Figure]:
     ]
 
 
-def wait_for_version(coordinator: "subprocess.Popen[str]") -> None:
-    """Until the coordinator has committed one.
+def wait_for_all(lines: Iterable[str], names: Collection[str]) -> None:
+    """Until the coordinator has committed a version after it has an update of each of the nodes.
+
+    Args:
+        lines: What it says, one event each.
+        names: The nodes.
 
     Raises:
         RuntimeError: It ended, or took too long.
     """
-    said: list[str] = []
+    said, missing = list[str](), set(names)
     until_s = time.monotonic() + LIMIT_S
-    for line in coordinator.stdout or ():
+    for line in lines:
         said.append(line)
-        if "version_committed" in line:
+        if "update_stored" in line:
+            missing -= {word.removeprefix("node=") for word in line.split()}
+        if not missing and "version_committed" in line:
             return
         if time.monotonic() > until_s:
             break
-    raise RuntimeError(f"no version:\n{''.join(said[-20:])}")
+    raise RuntimeError(f"no version with {', '.join(sorted(missing)) or 'them'}:\n{''.join(said[-20:])}")
 
 
 def main() -> None:

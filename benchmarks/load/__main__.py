@@ -4,7 +4,8 @@ Each client is the node's own machine; its training takes a random time and give
 measured once everybody is connected and work has begun.
 
 ``python -m benchmarks.load --nodes N --seconds S [--sync] [--codec SPEC] [--tls] [--signed] [--pace S] [--json]``.
-With ``--pace`` clients that have nothing to do leave, and come back by themselves, as nodes do.
+With ``--pace`` clients that have nothing to do leave, and come back by themselves, as nodes do; it is measured once
+they have spread. Who is asked again within the linger of ten seconds never leaves: take long trainings (``--train-s``).
 """
 
 import argparse

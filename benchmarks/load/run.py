@@ -149,6 +149,18 @@ def run(plan: Plan, folder: Path) -> Measured:
             coordinator.stop()
 
 
+def settles_s(plan: Plan) -> float:
+    """From everybody's being connected until who is connected at a moment is a matter of the pace alone, in seconds.
+
+    All come at once and leave when the linger is over; the last of them is back half a pace after the pace.
+    """
+    return 1.5 * plan.pace_s + _linger_s(plan) if plan.pace_s else 0.0
+
+
+def _linger_s(plan: Plan) -> float:
+    return min(PACE_LINGER_S, plan.pace_s or PACE_LINGER_S)
+
+
 class _Load:
     def __init__(
         self,
@@ -169,7 +181,7 @@ class _Load:
             rng=rng.random,
             train_s=lambda: rng.expovariate(1 / plan.train_s) if plan.train_s else 0.0,
             reader=Reader(topics, None if signing is None else signing.coordinator_key),
-            linger_s=min(PACE_LINGER_S, plan.pace_s or PACE_LINGER_S),
+            linger_s=_linger_s(plan),
         )
         self._network = Network(
             self._shared,
@@ -186,6 +198,9 @@ class _Load:
         self._until(self._connect(begun), "nodes are connected", CONNECT_LIMIT_S)
         connected = time.monotonic()
         self._until(lambda: self._shared.counts.stored > 0, "the first update is stored", CONNECT_LIMIT_S)
+        first_s, spread_s = time.monotonic() - connected, settles_s(self._plan)
+        spread = time.monotonic() + spread_s
+        self._until(lambda: time.monotonic() >= spread, "nodes have spread", spread_s + DRAIN_LIMIT_S)
         first = time.monotonic()
         before, own, costs = self._shared.counts.copy(), time.process_time(), self._costs()
         ends, came, online = first + self._plan.seconds, self._network.came, list[int]()
@@ -212,7 +227,7 @@ class _Load:
             dropped=self._dropped() if drops is None else drops.count(),
             lost=len(unanswered) + len(self._shared.confirmed - kept),
             connect_s=connected - begun,
-            first_s=first - connected,
+            first_s=first_s,
             update_bytes=sum(map(len, self._frames)) / len(self._frames),
             versions=versions,
             refusals=tuple(self._network.refusals[:8]),

@@ -1,11 +1,13 @@
 """``benchmarks.load``: packets as a broker reads them, a plan's defaults, and one small load from end to end."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.load import packets
 from benchmarks.load.__main__ import main, plan_of
+from benchmarks.load.run import settles_s
 
 KEYS = {
     "updates",
@@ -46,6 +48,14 @@ def test_packets_come_out_whole_wherever_the_bytes_were_cut() -> None:
 def test_a_length_that_never_ends_is_refused() -> None:
     with pytest.raises(ValueError, match="four bytes"):
         taken([b"\x30\xff\xff\xff\xff\xff"])
+
+
+def test_clients_that_check_in_are_measured_once_they_have_spread() -> None:
+    """A run of half a minute by a pace of a minute said that nobody checks in, and that nearly all are connected."""
+    plan, _ = plan_of(["--nodes", "10", "--pace", "60"])
+    assert settles_s(plan) == 1.5 * 60 + 10
+    assert settles_s(replace(plan, pace_s=0.4)) == pytest.approx(1.5 * 0.4 + 0.4)
+    assert settles_s(replace(plan, pace_s=0.0)) == 0
 
 
 def test_clients_leave_by_the_pace_and_come_back(
