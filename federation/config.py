@@ -303,7 +303,12 @@ def _from_toml(file: Path | None) -> list[tuple[str, str, object]]:
     source = f"file {file}"
     try:
         tables = read_toml(_decoded(read_file(file, bytes_max=CONFIG_BYTES_MAX), source))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        missing = f"{file.name} in {file.parent}" if file.parent.is_dir() else f"file or folder {file}"
+        raise ConfigError("--config", f"there is no {missing}", source="command line") from error
+    except OSError as error:
+        raise ConfigError("--config", f"cannot be read: {error.strerror or error}", source=source) from error
+    except ValueError as error:
         raise ConfigError("--config", f"cannot be read as TOML: {error}", source=source) from error
     for section, table in tables.items():
         if not isinstance(table, dict):

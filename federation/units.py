@@ -1,6 +1,6 @@
 """Numbers with units, for people."""
 
-__all__ = ["human_bytes", "human_metric"]
+__all__ = ["human_bytes", "human_metric", "human_share"]
 
 
 def human_bytes(count: float) -> str:
@@ -15,3 +15,8 @@ def human_bytes(count: float) -> str:
 def human_metric(name: str, value: float) -> str:
     """An accuracy of ``0.975`` is ``97.50%``; any other number, and what can be no share, is itself: ``0.1234``."""
     return f"{value:.2%}" if name.endswith("accuracy") and abs(value) <= 1 else f"{value:.4g}"
+
+
+def human_share(share: float) -> str:
+    """``0.25`` is ``25%``, and a thousandth is not ``0%``: ``0.1%``."""
+    return f"{100 * share:.4g}%"

@@ -20,6 +20,7 @@ from federation.identity.task_release import TaskRelease
 from federation.protocol.task_messages import TaskState
 from federation.storage.folder import lock_holder
 from federation.types import NodeId
+from federation.units import human_bytes, human_share
 
 __all__ = ["task_app"]
 
@@ -104,7 +105,7 @@ def list_command(folder: Folder, *, as_json: JsonOption = False) -> None:
         typer.echo(f"nothing was published: coordinator task publish {folder} BUNDLE")
         return
     columns = ("number", "step", "task", "share", "withdrawn", "bytes", "made_at")
-    _show(columns, releases)
+    _show(columns, [_in_words(one) for one in releases])
 
 
 @task_app.command()
@@ -131,7 +132,7 @@ def status(folder: Folder, *, as_json: JsonOption = False) -> None:
         typer.echo(f"nothing was published: coordinator task publish {folder} BUNDLE")
         return
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count) or _NOBODY_SAYS
-    withdrawn = ", withdrawn" if release.withdrawn else f", for {release.share:.0%} of the nodes"
+    withdrawn = ", withdrawn" if release.withdrawn else f", for {human_share(release.share)} of the nodes"
     typer.echo(f"release {release.number} ({release.task}){withdrawn}: {said}")
     if rows:
         _show(("node", "release", "state", "running", "reason"), rows)
@@ -142,7 +143,7 @@ def _tell(config: CoordinatorConfig, release: TaskRelease, *, as_json: bool) -> 
     if as_json:
         typer.echo(json.dumps({"release": _row(release), "coordinator_runs_here": runs}))
         return
-    what = "is withdrawn" if release.withdrawn else f"is for {release.share:.0%} of the nodes"
+    what = "is withdrawn" if release.withdrawn else f"is for {human_share(release.share)} of the nodes"
     typer.echo(f"release {release.number} of {release.task} {what}; SHA-256 {release.sha256}")
     if not runs:
         typer.echo(f"no coordinator runs with {config.store.folder} here; nodes hear of it once one does")
@@ -165,6 +166,13 @@ def _row(release: TaskRelease) -> dict[str, object]:
         "new_model": release.new_model,
         "made_at": release.made_at,
     }
+
+
+def _in_words(row: dict[str, object]) -> dict[str, object]:
+    """A release's row for people, in the units of `status`."""
+    size, share = int(str(row["bytes"])), float(str(row["share"]))
+    withdrawn = "yes" if row["withdrawn"] else "no"
+    return row | {"bytes": human_bytes(size), "share": human_share(share), "withdrawn": withdrawn}
 
 
 def _node_row(node: NodeId, said: NodeTask) -> dict[str, object]:

@@ -13,6 +13,7 @@ from federation.identity.private_files import read_text
 from federation.identity.task_release import TaskRelease, sign_release
 from federation.rollout.archive import check_archive, pack
 from federation.task import task_label
+from federation.units import human_share
 
 __all__ = ["NewRelease", "publish", "restate"]
 
@@ -93,8 +94,8 @@ def restate(
     if release.withdrawn:
         raise ConfigError("DIR", f"release {release.number} was withdrawn: publish another", source="command line")
     if share is not None and share <= release.share:
-        said = f"{release.share:g} of the nodes take release {release.number} already; to take it back, withdraw it"
-        raise ConfigError("--share", said, source="command line")
+        said = f"{human_share(release.share)} of the nodes take release {release.number} already"
+        raise ConfigError("--share", f"{said}; to take it back, withdraw it", source="command line")
     changed = {"step": release.step + 1, "share": release.share if share is None else share, "withdrawn": withdrawn}
     release = release.model_copy(update=changed)
     shelf.save(sign_release(release, _authority(folder)), release, None)

@@ -1,5 +1,6 @@
 """Which release of the task runs on this device, which one ran before, and what must survive of that."""
 
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -101,6 +102,10 @@ class Installed:
         """The folder of a release that is on the disk."""
         return self._folder / self.state.releases[number].folder
 
+    def told(self, reason: str) -> str:
+        """A reason without the place of the device's folders, which says nothing elsewhere and uses up the limit."""
+        return re.sub(rf"{re.escape(str(self._folder))}/[^/\s]+/", "", reason)
+
     def name(self, own: str) -> str:
         """What the device trains: the running release, told what the owner's ``own`` task is told."""
         kept = self.state.releases.get(self.state.running)
@@ -175,7 +180,7 @@ class Installed:
 
     def end(self, number: int, state: TaskState, reason: str) -> None:
         """A release is not tried again."""
-        why = fit_text(reason, REASON_BYTES_MAX)
+        why = fit_text(self.told(reason), REASON_BYTES_MAX)
         kept = {
             **self.state.ended,
             number: Ended(state="failed" if state is TaskState.FAILED else "refused", reason=why),

@@ -242,7 +242,7 @@ class Rollout:
             step=self._release.step,
             state=state,
             running=self._installed.state.running,
-            reason=fit_text(reason, REASON_BYTES_MAX),
+            reason=fit_text(self._installed.told(reason), REASON_BYTES_MAX),
         )
         if report != self._said:
             self._said = report

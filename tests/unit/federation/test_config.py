@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing(toml: Path, con
 def test_a_file_that_no_parser_bears_is_refused(toml: Path, content: str) -> None:
     toml.write_text(content)
     with pytest.raises(ConfigError, match="--config: cannot be read as TOML"):
+        load(toml)
+
+
+def test_a_file_that_is_not_there_is_no_toml_that_is_wrong(toml: Path) -> None:
+    """It said `cannot be read as TOML: [Errno 2]`, also where a command takes the folder as an argument."""
+    toml.unlink()
+    for place, said in ((toml, f"there is no {toml.name} in {toml.parent}"), (toml / "x", f"folder {toml / 'x'}")):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            load(place)
+    toml.mkdir()
+    with pytest.raises(ConfigError, match=re.escape(f"there is no config.toml in {toml}")):
         load(toml)
 
 

@@ -99,7 +99,7 @@ def test_numbers_and_shares_only_grow(plant: Path) -> None:
     command("publish", "plant", "pump.py", "--number", "3", "--share", "0.5")
     for arguments, problem in (
         (("publish", "plant", "pump.py", "--number", "3"), "3 was published"),
-        (("widen", "plant", "--share", "0.5"), "withdraw it"),
+        (("widen", "plant", "--share", "0.5"), "50% of the nodes take release 3 already; to take it back, withdraw it"),
     ):
         with pytest.raises(ConfigError, match=problem):
             command(*arguments)

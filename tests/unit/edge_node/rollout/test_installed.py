@@ -134,3 +134,13 @@ def test_failures_that_are_remembered_are_bounded(tmp_path: Path) -> None:
         installed.end(number, TaskState.REFUSED, "é" * 500)
     assert (len(installed.state.ended), max(installed.state.ended)) == (32, 99)
     assert all(len(one.reason.encode()) <= 200 for one in Installed(tmp_path).state.ended.values())
+
+
+def test_why_a_release_has_failed_is_said_without_the_devices_folders(tmp_path: Path) -> None:
+    """The path was said twice, and the limit of a reason cut off what followed."""
+    installed, (release, body) = Installed(tmp_path), bundle(tmp_path, 3)
+    place = installed.place_archive(release, body)
+    reason = f"task: '{place}/task.py:build' cannot be imported: no sensor (from {place}/task.py:build)"
+    installed.end(3, TaskState.REFUSED, reason)
+    said = "task: 'task.py:build' cannot be imported: no sensor (from task.py:build)"
+    assert (installed.state.ended[3].reason, installed.told(reason)) == (said, said)
