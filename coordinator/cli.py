@@ -25,6 +25,7 @@ from federation.command_line import (
     errors_told,
 )
 from federation.errors import ConfigError, StorageError
+from federation.out_files import check_file
 from federation.runtime.standard_output import reserve
 
 __all__ = ["main", "make_app"]
@@ -149,6 +150,7 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
     from coordinator.config.sections import read_config  # noqa: PLC0415
 
     settings = read_config(config, flags)
+    check_file("--report", report)
     from coordinator.app import run_coordinator  # noqa: PLC0415
 
     if not with_broker:

@@ -1,6 +1,11 @@
 """Numbers with units, for people."""
 
-__all__ = ["human_bytes", "human_metric", "human_share"]
+__all__ = ["counted", "human_bytes", "human_metric", "human_share"]
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 node``, ``2 nodes``, ``1,024 nodes``: of a noun whose plural has an s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def human_bytes(count: float) -> str:

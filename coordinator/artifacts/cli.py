@@ -10,11 +10,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.artifacts.export import TaskSource, constants_of, export_model
+from coordinator.artifacts.export import TaskSource, check_export, constants_of, export_model
 from coordinator.artifacts.prediction import Prediction, predict_with_file, predict_with_store
 from coordinator.config.sections import CoordinatorConfig, read_config, state_folder
 from federation.command_line import JsonOption
 from federation.errors import ConfigError
+from federation.out_files import check_file
 
 __all__ = ["export", "predict", "report"]
 
@@ -61,6 +62,7 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     settings = None if config is None else read_config(config, {})
     folder, source = state_folder(settings, state), _source(settings, task, data)
+    check_export(folder, out, version, source)
     if out.suffix in PROGRAMS and not as_json:
         typer.echo(f"loading the task, which writes {out.name} …", err=True)  # half a minute on a small machine
     written = export_model(folder, out, version, source)
@@ -98,6 +100,7 @@ def predict(  # noqa: PLR0913 - as above
       coordinator predict --image seven.png --model model.onnx
       coordinator predict --image seven.png --config plant --version best
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    check_file("--plot", plot, ".png", ".svg")
     settings = None if config is None else read_config(config, {})
     source = _source(settings, task, data)
     if model is not None:
@@ -131,8 +134,7 @@ def report(
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     from coordinator.artifacts.run_report import write_run_report  # noqa: PLC0415 - the other commands do without
 
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise ConfigError("FILE", f"{out.name} must end in .html", source="command line")
+    check_file("FILE", out, ".html", ".htm")
     settings = None if config is None else read_config(config, {})
     write_run_report(state_folder(settings, state), out)
     typer.echo(str(out))

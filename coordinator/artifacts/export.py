@@ -11,6 +11,7 @@ import safetensors.numpy
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
 from federation.model_notes import ModelNotes
+from federation.out_files import check_file
 from federation.storage.folder import write_file
 from federation.task import Completable, Exportable, Parameters, ProgramForm, Task, TaskContext, task_label
 from federation.tasks.registry import load_task
@@ -91,10 +92,8 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
         StorageError: There is no model, or it cannot be read or written.
         TaskError: The task cannot write its model so.
     """
+    check_export(folder, out, version, source)
     form = program_form(out)
-    if form is None and out.suffix.lower() != ARRAYS:
-        problem = f"{out.name} says not as what: its ending must be {', '.join(sorted(ENDINGS))}{_near(out.suffix)}"
-        raise ConfigError("FILE", problem, source="command line")
     wanted, arrays = read_model(folder, version)
     if form is None:
         notes = ModelNotes(version=wanted, task="" if source is None else source.label)
@@ -103,14 +102,33 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
         arrays = built.complete(arrays) if isinstance(built, Completable) else arrays
         content = safetensors.numpy.save(dict(arrays), metadata=dict(notes.to_texts()))
     else:
-        if source is None:
-            problem = f"{out.name} is a program, which only the task can write: give --task or --config"
-            raise ConfigError("--task", problem, source="command line")
+        source = _needed(source, out)
         task = exportable(source)
         notes = ModelNotes.of(wanted, source.label, task)
         content = task.export(arrays, form, notes.to_texts())
     _write(out, content)
     return wanted
+
+
+def check_export(folder: Path, out: Path, version: str, source: TaskSource | None) -> None:
+    """Ask all that can be asked before the task is loaded; arguments and errors as for `export_model`."""
+    form = program_form(out)
+    if form is None and out.suffix.lower() != ARRAYS:
+        problem = f"{out.name} says not as what: its ending must be {', '.join(sorted(ENDINGS))}{_near(out.suffix)}"
+        raise ConfigError("FILE", problem, source="command line")
+    check_file("FILE", out)
+    if form is not None:
+        _needed(source, out)
+    with ReadOnlyStore(folder) as store:
+        if find_version(store, version) is None:
+            raise StorageError(f"{folder} has no model yet")
+
+
+def _needed(source: TaskSource | None, out: Path) -> TaskSource:
+    if source is None:
+        problem = f"{out.name} is a program, which only the task can write: give --task or --config"
+        raise ConfigError("--task", problem, source="command line")
+    return source
 
 
 def kept_line(folder: Path, task: str) -> str:

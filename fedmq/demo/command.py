@@ -15,9 +15,10 @@ from coordinator.artifacts.export import kept_line
 from coordinator.artifacts.plots.canvas import require_matplotlib
 from coordinator.artifacts.plots.gallery import draw_run
 from coordinator.artifacts.plots.run import run_of_report
+from federation.out_files import check_file, make_out_folder
 from federation.runtime.log import configure_log
 from federation.task import task_label
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 from fedmq.demo.fork_server import ForkServer
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
 from fedmq.demo.processes import work_folder
@@ -57,9 +58,11 @@ def run_demo(options: DemoOptions, outputs: Outputs, server: ForkServer | None) 
         ConfigError: The options do not fit together; nothing was started.
         typer.Exit: It has failed or was interrupted; that was said.
     """
+    check_file("--report", outputs.report)
     plan = make_plan(options)
     if outputs.plot is not None:
         require_matplotlib()
+        make_out_folder("--plot", outputs.plot)
     console = Console(stderr=outputs.as_json)
     configure_log(json=False, level="critical")  # of this process: it looks at the broker, and says itself what it saw
     try:
@@ -143,11 +146,13 @@ def site_rows(found: object) -> Mapping[str, str]:
     flat, exact, again = (found[f"bytes_up_{name}"] for name in ("flat", "exact", "coded_again"))
     same, versions = found["versions_same"], found["versions"]
     members = max(found["members"], default=0)
-    gateways = f"{found['gateways']} gateways" + (f" on {found['levels'] - 1} levels" if found["levels"] > 2 else "")
+    gateways = counted(found["gateways"], "gateway") + (
+        f" on {found['levels'] - 1} levels" if found["levels"] > 2 else ""
+    )
     problems = "; ".join(found["problems"])
     return {
         "digest": f"{found['digest']}",
-        "digest without gateways": f"{found['flat_digest']} ({same} of {versions} versions have the same bits)",
+        "digest without gateways": f"{found['flat_digest']} (same bits: {same} of {counted(versions, 'version')})",
         "updates, once each": problems or f"all, {members} in a version, through {gateways}",
         "up to the coordinator": f"{human_bytes(exact)}, {_beside(exact, flat)} {human_bytes(flat)} without",
         "coded again as edge": f"{human_bytes(again)}, {_beside(again, flat)} that",

@@ -17,8 +17,10 @@ from coordinator.config.sections import CoordinatorConfig, read_config
 from coordinator.config.settings import counting_config
 from federation.command_line import BrokerOption, FederationOption, JsonOption, LogJsonOption
 from federation.errors import ConfigError
+from federation.out_files import check_file
 from federation.tasks.statistics.layout import PASSES
 from federation.tasks.statistics.summary import ColumnStatistics
+from federation.units import counted
 from fedmq.statistics.findings import Findings, findings_of, folder_for, passes_done
 
 __all__ = ["analyze"]
@@ -88,8 +90,12 @@ def analyze(  # noqa: PLR0913 - one parameter per option is how the library decl
     }
     flags |= {"broker.url": "mqtt://localhost", "federation.id": "simulation"} if simulate and config is None else {}
     settings = read_config(config, flags)
-    for option, path in (("--scaler", scaler), ("--plot", plot)):
-        _check_place(option, path)
+    check_file("--scaler", scaler)
+    check_file("--plot", plot, ".png", ".svg")
+    if plot is not None:
+        from coordinator.artifacts.plots.canvas import require_matplotlib  # noqa: PLC0415 - an extra
+
+        require_matplotlib()
     if simulate:
         from fedmq.statistics.simulated import simulated  # noqa: PLC0415 - a run of its own needs none of it
 
@@ -139,7 +145,7 @@ def _tell(found: Findings, *, scaler: Path | None, plot: Path | None, as_json: b
     if plot is not None:
         from coordinator.artifacts.plots.statistics import draw_statistics  # noqa: PLC0415 - matplotlib is an extra
 
-        title = f"{found.task}: {found.statistics.rows:,} rows of {len(found.nodes)} nodes"
+        title = f"{found.task}: {found.statistics.rows:,} rows of {counted(len(found.nodes), 'node')}"
         draw_statistics(found.statistics, plot, title)
         told["plot"] = str(plot)
     if as_json:
@@ -158,7 +164,7 @@ def _tell(found: Findings, *, scaler: Path | None, plot: Path | None, as_json: b
 def _table(found: Findings, *, narrow: bool) -> Table:
     """All figures, or those that fit a terminal of 80 columns."""
     figures, count = found.statistics, len(found.nodes)
-    title = f"{figures.rows:,} rows of {count} {'node' if count == 1 else 'nodes'}"
+    title = f"{figures.rows:,} rows of {counted(count, 'node')}"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title)
     table.add_column("column", overflow="fold", min_width=NAME_WIDTH)
     shares, bins = ((0.5,), ()) if narrow else (SHOWN, ("bin",))
@@ -194,15 +200,3 @@ def _bound(text: str) -> tuple[str, tuple[float, float]]:
     except ValueError:
         problem = f"{text!r} is not COLUMN=LOW:HIGH, such as temperature=-40:125"
         raise ConfigError("--bound", problem, source="command line") from None
-
-
-def _check_place(option: str, path: Path | None) -> None:
-    """Said before the nodes have counted, not after."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise ConfigError(option, f"{path} cannot be written: its folder must be there", source="command line")
-    if option == "--plot" and path is not None:
-        if path.suffix.lower() not in (".png", ".svg"):
-            raise ConfigError(option, f"{path.name} must end in .png or .svg", source="command line")
-        from coordinator.artifacts.plots.canvas import require_matplotlib  # noqa: PLC0415 - an extra
-
-        require_matplotlib()

@@ -14,6 +14,7 @@ from coordinator.artifacts.plots.run import load_runs
 from coordinator.artifacts.plots.tensorboard import write_events
 from federation.command_line import JsonOption
 from federation.errors import ConfigError
+from federation.out_files import make_out_folder
 
 __all__ = ["compare", "plot"]
 
@@ -45,6 +46,8 @@ def plot(
         raise ConfigError(
             "plot", "say where to: -o DIR for pictures, --tensorboard DIR for event files", source="command line"
         )
+    make_out_folder("--out", out)
+    make_out_folder("--tensorboard", tensorboard)
     files: list[str] = []
     left_out: list[str] = []
     found = load_runs(runs)
@@ -73,6 +76,7 @@ def compare(
       coordinator compare sync.json async.json --target 0.95
       coordinator compare state/a state/b --metric loss -o pictures
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    make_out_folder("--out", out)
     found = load_runs(runs)
     rows = compare_runs(found, metric=metric, target=target)
     drawn = Gallery(files=[], left_out=[]) if out is None else draw_runs(found, out)

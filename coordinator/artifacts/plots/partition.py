@@ -13,9 +13,11 @@ from rich.table import Table
 
 from coordinator.artifacts.plots.canvas import DOTS_PER_INCH, PALETTE, require_matplotlib, styled
 from federation.command_line import JsonOption
+from federation.out_files import check_file
 from federation.task import TaskContext
 from federation.tasks.label_counts import LabelCounts, label_counts
 from federation.tasks.registry import load_task
+from federation.units import counted
 
 __all__ = ["draw_partition", "partition"]
 
@@ -91,6 +93,7 @@ def partition(  # noqa: PLR0913 - one parameter per option of the command line
     Examples:
       coordinator partition --task digits --nodes 10 --partition dirichlet:0.1 -o parts.png
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    check_file("--out", out, ".png", ".svg")
     context = TaskContext(node_index=0, node_count=nodes, data=data, device="cpu", seed=seed, partition=by)
     counts = label_counts(load_task(task)(context))
     if as_json:
@@ -100,7 +103,7 @@ def partition(  # noqa: PLR0913 - one parameter per option of the command line
     else:
         Console(width=None if sys.stdout.isatty() else PIPED_COLUMNS).print(_table(counts))
     if out is not None:
-        draw_partition(counts, out, f"{task}, {nodes} nodes, {counts.partition}, seed {seed}")
+        draw_partition(counts, out, f"{task}, {counted(nodes, 'node')}, {counts.partition}, seed {seed}")
         typer.echo(f"picture written to {out}", err=as_json)
 
 
@@ -113,5 +116,5 @@ def _table(counts: LabelCounts) -> Table:
     for node, row in enumerate(counts.rows[:ROWS_SHOWN]):
         table.add_row(str(node), *(f"{count:,}" for count in row), f"{sum(row):,}")
     if len(counts.rows) > ROWS_SHOWN:
-        table.add_row("…", *("" for _ in counts.labels), f"{len(counts.rows)} nodes")
+        table.add_row("…", *("" for _ in counts.labels), counted(len(counts.rows), "node"))
     return table

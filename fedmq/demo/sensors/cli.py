@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from federation.errors import ConfigError
+from federation.out_files import check_file
 from federation.runtime.log import configure_log
 from fedmq.demo.processes import Fleet, work_folder
 from fedmq.demo.sensors.plan import SensorPlan
@@ -44,6 +45,8 @@ def demo_sensors(  # noqa: PLR0913 - one parameter per option is how the library
       coordinator demo-sensors
       coordinator demo-sensors --data ../shared/data/skab --report sensors.json
     """  # noqa: D301 - \b keeps the line breaks in the help
+    check_file("--report", report)
+    check_file("--picture", picture, ".svg")
     _require_programs()
     plan = SensorPlan(pumps=pumps, versions=versions, rate=rate, rows=rows, chaos=chaos, data=data)
     console = Console(stderr=as_json)

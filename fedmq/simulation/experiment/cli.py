@@ -23,13 +23,14 @@ from coordinator.config.settings import (
 from coordinator.engine.early_stopping import Source, StoppingSettings, missing_metric
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.errors import ConfigError
+from federation.out_files import check_file
 from federation.protocol.cohort import COHORT_NODES_MAX
 from federation.storage.folder import empty_folder
 from federation.task import TaskContext, task_label
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
 from federation.types import NodeId
-from federation.units import human_bytes, human_metric
+from federation.units import counted, human_bytes, human_metric
 from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
 from fedmq.simulation.experiment.options import TrainOptions, resolve
 from fedmq.simulation.experiment.outages import parse_outages
@@ -109,8 +110,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
         ConfigError: An option is out of range, or two settings do not fit together.
         Exit: With code 1: nothing comes of any training.
     """
-    if options.report is not None and not options.report.absolute().parent.is_dir():
-        raise ConfigError("--report", f"there is no folder {options.report.parent}", source="command line")
+    check_file("--report", options.report)
     console = Console(stderr=True)
     kept_in = None if options.keep is None else empty_folder(options.keep, "--keep")
     options, config = resolve(options)
@@ -191,13 +191,12 @@ def _check_metric(experiment: Experiment) -> None:
 
 def _line(figures: VersionFigures) -> str:
     measured = ", ".join(f"{name} {human_metric(name, value)}" for name, value in sorted(figures.metrics.items()))
-    return f"version {figures.version}: {measured or 'not evaluated'}, {figures.updates} updates"
+    return f"version {figures.version}: {measured or 'not evaluated'}, {counted(figures.updates, 'update')}"
 
 
 def _show(options: TrainOptions, result: Result) -> None:
-    table = Table(
-        box=SIMPLE_HEAD, title=f"{options.nodes:,} nodes train {options.task}, {len(result.versions)} versions"
-    )
+    nodes, versions = counted(options.nodes, "node"), counted(len(result.versions), "version")
+    table = Table(box=SIMPLE_HEAD, title=f"{options.task} on {nodes}, {versions}")
     table.add_column("what")
     table.add_column("value", justify="right")
     for what, value in _rows(options, result):
@@ -214,7 +213,7 @@ def _rows(options: TrainOptions, result: Result) -> Iterator[tuple[str, str]]:
     if failed := sum(sum(reasons.values()) for reasons in result.failures.values()):
         yield (
             "trainings failed",
-            f"{failed:,}, on {len(result.failures):,} {'node' if len(result.failures) == 1 else 'nodes'}",
+            f"{failed:,}, on {counted(len(result.failures), 'node')}",
         )
     yield "staleness, mean", f"{sum(f.staleness_mean for f in result.versions) / max(1, len(result.versions)):.2f}"
     if result.connected_peak:

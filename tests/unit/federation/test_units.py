@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.units import human_bytes, human_metric
+from federation.units import counted, human_bytes, human_metric, human_share
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
@@ -21,3 +21,13 @@ def test_bytes_are_counted_in_powers_of_1024(count: int, said: str) -> None:
 )
 def test_an_accuracy_is_a_percentage_where_it_can_be_one(name: str, value: float, said: str) -> None:
     assert human_metric(name, value) == said
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 nodes"), (1, "1 node"), (1024, "1,024 nodes")])
+def test_one_of_a_thing_has_no_plural(count: int, said: str) -> None:
+    assert counted(count, "node") == said
+
+
+@pytest.mark.parametrize(("share", "said"), [(1.0, "100%"), (0.25, "25%"), (0.001, "0.1%"), (1 / 3, "33.33%")])
+def test_a_small_share_is_not_nothing(share: float, said: str) -> None:
+    assert human_share(share) == said

@@ -1,6 +1,7 @@
 """A file of parameters has the whole model where the task is given, and says what it lacks where not."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from coordinator.cli import make_app
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import ConfigError
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
 from update_codec import Manifest
@@ -41,6 +43,32 @@ def _task(tmp_path: Path) -> str:
     file = tmp_path / "adapted_task_for_export.py"
     file.write_text(TASK)
     return f"{file}:build"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["model.onnx", "--version", "7"], "--version: 7 is not kept; there are 0"),
+        (["none/model.onnx"], "FILE: there is no folder"),
+        (["none/model.safetensors"], "FILE: there is no folder"),
+        (["model.h5"], "its ending must be"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_before_the_task_is_loaded(
+    words: list[str], problem: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task takes half a minute on a small machine; it has never been asked for here."""
+    monkeypatch.chdir(tmp_path)
+    Path(task.partition(":")[0]).write_text("raise AssertionError('loaded')")
+    arrays = {"a": np.zeros(3, np.float32)}
+    manifest = Manifest.of(arrays, {})
+    first = first_commit(manifest.flatten(arrays), manifest, DownlinkSettings(), seed=0)
+    with closing(SqliteStore(tmp_path / "store")) as store:
+        store.initialise(manifest, first)
+    command = ["export", *words, "--state", "store", "--task", task]
+    with pytest.raises(ConfigError) as caught:
+        CliRunner().invoke(make_app(command), command, catch_exceptions=False)
+    assert problem in str(caught.value)
 
 
 def test_what_never_changes_comes_from_the_task(task: str, tmp_path: Path) -> None:

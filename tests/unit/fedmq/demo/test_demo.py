@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from coordinator.cli import make_app
 from coordinator.config.sections import read_config
 from coordinator.config.settings import engine_settings
 from federation.errors import ConfigError
@@ -726,3 +728,15 @@ def test_levels_of_gateways_are_named_and_dealt_nodes_to_the_lowest(tmp_path: Pa
 def test_levels_that_cannot_be_are_refused_before_anything_starts(options: DemoOptions) -> None:
     with pytest.raises(ConfigError, match="levels"):
         make_plan(options)
+
+
+@pytest.mark.parametrize(("option", "place"), [("--report", "none/report.json"), ("--plot", "file/pictures")])
+def test_where_nothing_can_be_written_nothing_is_run(
+    option: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demo of minutes ended in a traceback."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    command = ["demo", option, place]
+    with pytest.raises(ConfigError, match=option):
+        CliRunner().invoke(make_app(command), command, catch_exceptions=False)
