@@ -63,8 +63,13 @@ class Fleet:
     folder: FleetFolder
     now: dt.datetime
 
-    def create(self, plan: FleetPlan, *, days: int = CERTIFICATE_DAYS) -> None:
+    def create(self, plan: FleetPlan, *, days: int = CERTIFICATE_DAYS, settings: str | None = None) -> None:
         """Make the folder; the register is written last, and says that all of it is there.
+
+        Args:
+            plan: What is made.
+            days: Until the certificates end.
+            settings: The coordinator's, as TOML; None is those of a federation of its own.
 
         Raises:
             ConfigError: There is a federation already, or its name is too long.
@@ -80,7 +85,7 @@ class Fleet:
         self._signing_key()
         for path in (folder.coordinator_authority, folder.broker / "ca.crt"):
             write_text(path, authority.certificate_pem, mode=PUBLIC)
-        write_text(folder.config, settings_text(plan), mode=PUBLIC)
+        write_text(folder.config, settings_text(plan) if settings is None else settings, mode=PUBLIC)
         write_text(folder.broker / "mosquitto.conf", broker_text(plan), mode=PUBLIC)
         write_text(folder.compose, compose_text(plan, user=f"{os.getuid()}:{os.getgid()}"), mode=PUBLIC)
         for made in (folder.broker / "data", *(folder.root / name for name in ("state", "enrolled", "nodes"))):

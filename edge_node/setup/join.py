@@ -34,6 +34,9 @@ __all__ = ["ask", "check_own_file", "install", "kept_settings", "own_key_line", 
 
 AUTHORITY, CERTIFICATE, KEY = "ca.crt", "node.crt", "node.key"
 COORDINATOR_KEY, SIGNING_KEY = "coordinator.pub", "signing.key"
+TRAIN_S_MAX = 3600
+"""`bounds.train_s_max` of new settings, in seconds."""
+
 TASK_FOLDER = "task"
 
 
@@ -137,6 +140,7 @@ def install(  # noqa: PLR0913 - what the owner of the device decides
     helpers: Sequence[str] = (),
     with_task: bool = False,
     signed_updates: bool = False,
+    train_s_max: int = TRAIN_S_MAX,
 ) -> Path:
     """Install an enrolment file; settings that are there are kept when they are the same node's.
 
@@ -148,6 +152,7 @@ def install(  # noqa: PLR0913 - what the owner of the device decides
         helpers: Helpers of masked sums to pin, as ``NAME=KEY`` each; settings that name others keep theirs.
         with_task: Whether this device may run the sources that the file brings.
         signed_updates: Whether it may run releases of the task that the federation's authority has signed.
+        train_s_max: `bounds.train_s_max` of new settings, in seconds.
 
     Returns:
         The folder.
@@ -177,7 +182,8 @@ def install(  # noqa: PLR0913 - what the owner of the device decides
     if with_task:
         for name, source in bundle.files.items():
             write_text(folder / TASK_FOLDER / name, source, mode=PUBLIC)
-    text = _settings_text(bundle, chosen, data, signed_updates=signed_updates) + _privacy_text(helpers)
+    text = _settings_text(bundle, chosen, data, signed_updates=signed_updates, train_s_max=train_s_max)
+    text += _privacy_text(helpers)
     write_text(settings, text, mode=PUBLIC)
     return folder
 
@@ -270,7 +276,7 @@ def _check_same_node(settings: Path, bundle: Bundle) -> None:
         raise ConfigError("--into", said, source="command line")
 
 
-def _settings_text(bundle: Bundle, task: str, data: Path | None, *, signed_updates: bool) -> str:
+def _settings_text(bundle: Bundle, task: str, data: Path | None, *, signed_updates: bool, train_s_max: int) -> str:
     # JSON's strings are TOML's basic strings.
     place = "" if data is None else f"data = {json.dumps(str(data.absolute()))}\n"
     name = str(Path(task).absolute()) if _is_file(task) else task
@@ -307,7 +313,7 @@ updates = "{"signed" if signed_updates else "manual"}"
 local_epochs_max = 100
 model_bytes_max = 1073741824
 # Seconds of one training.
-train_s_max = 3600
+train_s_max = {train_s_max}
 
 [store]
 # Outbox, residual, model; one process at a time.

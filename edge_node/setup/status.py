@@ -16,7 +16,7 @@ from edge_node.storage.read_only import read_node
 from edge_node.storage.reading_store import READINGS, read_memo, read_newest, read_stored
 from federation.doctor import Finding, passed, warned
 from federation.errors import StorageError
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 
 __all__ = ["check_readings", "read_status", "show_status"]
 
@@ -70,13 +70,15 @@ def check_readings(folder: Path, now: float) -> Finding:
         folder: The node's state folder.
         now: Seconds since 1970.
     """
+    if not (folder / READINGS).exists():
+        return passed("readings", "none yet: the node takes them in from its first start on")
     try:
         found = _readings(folder, now)
     except StorageError as error:
         return warned("readings", str(error), "start the node: it begins to take readings in")
     away = {name: why for name, why in found["sources"].items() if why}
     age_s = found["newest_age_s"]
-    said = f"{found['rows']:,} kept in {len(found['columns'])} columns, {human_bytes(found['bytes'])}"
+    said = f"{found['rows']:,} kept in {counted(len(found['columns']), 'column')}, {human_bytes(found['bytes'])}"
     if away:
         name, why = next(iter(away.items()))
         return warned("readings", f"{said}; {name}: {why}", "see [data] in the settings, and the source itself")
@@ -125,7 +127,7 @@ def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         else f"version {found['held_version']} on disk"
     )
     round_ = "none" if found["last_round"] is None else found["last_round"]
-    yield Text(f"{held}, last round {round_}, {found['outbox']} updates without a receipt")
+    yield Text(f"{held}, last round {round_}, {counted(found['outbox'], 'update')} without a receipt")
     readings = found["readings"]
     if readings is None:
         yield Text("no readings: the node has no [data]")

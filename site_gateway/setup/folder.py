@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from federation.types import FederationId
 from site_gateway.config import ABOVE, ABOVE_FOLDER, BELOW, BELOW_FOLDER, CONFIG_FILE
 
 __all__ = ["Site", "Wanted", "enrol_folder", "make_folder"]
+
+
+TRAIN_S_MAX = 86_400
+"""`bounds.train_s_max` of a gateway above, in seconds: its training is what the whole site does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,17 +78,17 @@ def make_folder(folder: Path, wanted: Wanted) -> tuple[Path, ...]:
         ConfigError: There is one already.
     """
     _check_new(folder)
-    above = f"{ABOVE_FOLDER}/{NODE_FILE}" if wanted.enrolled else ABOVE
-    below = f"{BELOW_FOLDER}/{COORDINATOR_FILE}" if wanted.enrolled else BELOW
-    files = {
-        CONFIG_FILE: f'[gateway]\nform = "{wanted.form}"\nmembers_max = {wanted.nodes}\n',
-        above: _above(wanted),
-        below: _below(wanted),
-    }
+    return _written(folder, {ABOVE: _above(wanted), BELOW: _below(wanted)}, wanted)
+
+
+def _written(folder: Path, files: Mapping[str, str], wanted: Wanted) -> tuple[Path, ...]:
+    """Write files, the gateway's own last, and name all three."""
+    texts = {**files, CONFIG_FILE: f'[gateway]\nform = "{wanted.form}"\nmembers_max = {wanted.nodes}\n'}
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
+    for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return tuple(folder / name for name in files)
+    roles = (f"{ABOVE_FOLDER}/{NODE_FILE}", f"{BELOW_FOLDER}/{COORDINATOR_FILE}") if wanted.enrolled else (ABOVE, BELOW)
+    return tuple(folder / name for name in (CONFIG_FILE, *roles))
 
 
 def enrol_folder(folder: Path, site: Site, *, form: str, nodes: int, seed: int) -> tuple[Wanted, tuple[Path, ...]]:
@@ -105,7 +110,8 @@ def enrol_folder(folder: Path, site: Site, *, form: str, nodes: int, seed: int) 
     """
     _check_new(folder)
     check_own_file(site.file)
-    node = read_node(install(site.file, folder / ABOVE_FOLDER, task=site.task), {}, environ={})
+    joined = install(site.file, folder / ABOVE_FOLDER, task=site.task, train_s_max=TRAIN_S_MAX)
+    node = read_node(joined, {}, environ={})
     plan = FleetPlan(
         federation=FederationId(node.federation.id),
         hosts=site.hosts,
@@ -113,9 +119,6 @@ def enrol_folder(folder: Path, site: Site, *, form: str, nodes: int, seed: int) 
         task=node.task.name,
         evaluate=False,
     )
-    site_folder = FleetFolder(folder / BELOW_FOLDER)
-    Fleet(folder=site_folder, now=dt.datetime.now(dt.UTC)).create(plan)
-    site_folder.compose.unlink()  # it starts a coordinator, and the gateway is the site's
     told = Wanted(
         name=node.node.id,
         federation=node.federation.id,
@@ -127,7 +130,10 @@ def enrol_folder(folder: Path, site: Site, *, form: str, nodes: int, seed: int) 
         seed=seed,
         enrolled=True,
     )
-    return told, make_folder(folder, told)
+    site_folder = FleetFolder(folder / BELOW_FOLDER)
+    Fleet(folder=site_folder, now=dt.datetime.now(dt.UTC)).create(plan, settings=_below(told))
+    site_folder.compose.unlink()  # it starts a coordinator, and the gateway is the site's
+    return told, _written(folder, {}, told)
 
 
 def _check_new(folder: Path) -> None:
@@ -146,26 +152,15 @@ id = "{wanted.name}"
 
 [broker]
 url = "{wanted.above}"
-{_NODE_KEYS if wanted.enrolled else ""}
+
 [task]
 name = {json.dumps(wanted.task, ensure_ascii=False)}
 
 [bounds]
-train_s_max = 86400.0
+train_s_max = {TRAIN_S_MAX}.0
 
 [store]
-folder = "{{here}}/{"state" if wanted.enrolled else "state/above"}"
-"""
-
-
-_NODE_KEYS = """tls_authority = "{here}/ca.crt"
-tls_certificate = "{here}/node.crt"
-tls_key = "{here}/node.key"
-
-[security]
-require_signatures = true
-coordinator_key = "{here}/coordinator.pub"
-signing_key = "{here}/signing.key"
+folder = "{{here}}/state/above"
 """
 
 

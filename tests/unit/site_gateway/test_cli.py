@@ -16,6 +16,7 @@ from federation.types import NodeId, UpdateId
 from site_gateway.cli import app
 from site_gateway.config import read_config
 from site_gateway.runtime.uplink import Form
+from site_gateway.setup import folder as folder_module
 from tests.rigs.gateway_rig import GATEWAY, RUN, Rig
 from tests.unit.test_documented_json import check
 
@@ -68,6 +69,18 @@ def test_site_with_an_authority_of_its_own_is_made_from_an_enrolment_file(tmp_pa
     assert (enrolled.federation, enrolled.broker_url) == ("plant", "mqtts://hall.example:8884")
     # Another authority of the site would shut out its nodes.
     assert CliRunner().invoke(app, words).exit_code == 2
+
+
+def test_a_crash_leaves_no_settings_of_another_role(
+    tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were written twice: before the end there were those of an ordinary node and of a federation of its own."""
+    monkeypatch.setattr(folder_module, "_written", lambda *_: 1 / 0)
+    folder = tmp_path / "press-shop"
+    CliRunner().invoke(app, ["init", str(folder), "--join", str(bundle), "--host", "hall.example"])
+    below, above = folder / "below" / "coordinator.toml", folder / "above" / "edge-node.toml"
+    assert "As the coordinator of the site" in below.read_text()
+    assert "train_s_max = 86400" in above.read_text()
 
 
 @pytest.mark.parametrize(
