@@ -12,6 +12,7 @@ import typer
 from federation.command_line import JsonOption, LogJsonOption, VersionOption, call, errors_told
 from federation.errors import ConfigError, StorageError
 from federation.runtime.standard_output import reserve
+from federation.units import counted
 
 if TYPE_CHECKING:
     from site_gateway.config import GatewaySettings
@@ -192,7 +193,9 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     for line in site_lines(seen.sites, seen.gateways_here):
         typer.echo(line)
     for one in owed:
-        told = f"{one['num_examples']} examples from version {one['base_version']}, {one['frame_bytes']} bytes"
+        told = (
+            f"{counted(one['num_examples'], 'example')} from version {one['base_version']}, {one['frame_bytes']} bytes"
+        )
         typer.echo(f"owes       {one['update']}: {told}; waits for the verdict from above")
 
 

@@ -16,6 +16,7 @@ from federation.command_line import (
     errors_told,
 )
 from federation.runtime.standard_output import reserve
+from federation.units import counted
 
 if TYPE_CHECKING:
     from sum_helper.config import HelperConfig
@@ -97,7 +98,7 @@ def admit(
     settings = _settings(config, {})
     for what in nodes:
         node, count = write(settings.helper.register_file, what)
-        typer.echo(f"admitted {node}: {count} nodes")
+        typer.echo(f"admitted {node}: {counted(count, 'node')}")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -20,7 +20,7 @@ from coordinator.storage.store import Participation, VersionRow
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import write_file
-from federation.units import human_bytes, human_metric
+from federation.units import counted, human_bytes, human_metric
 
 __all__ = ["report_text", "write_run_report"]
 
@@ -132,8 +132,8 @@ def _story(versions: Sequence[VersionRow], nodes: Sequence[Participation], best:
     made = [row for row in versions if row.record.version > 0]
     working = sum(any(node.statuses.values()) for node in nodes)
     took_s = sum(row.figures.wall_s for row in made)
-    whole = f"{_counted(len(made), 'version')} in {_span(took_s)}"
-    said = [f"{working:,} of {len(nodes):,} nodes trained one model together: {whole}."]
+    whole = f"{counted(len(made), 'version')} in {_span(took_s)}"
+    said = [f"{working:,} of {counted(len(nodes), 'node')} trained one model together: {whole}."]
     measured = [(row.record.version, row.metrics["accuracy"]) for row in made if "accuracy" in row.metrics]
     if measured:
         (first, before), (last, after) = measured[0], measured[-1]
@@ -249,10 +249,6 @@ def _table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     top = f"<thead>{line('th', heads)}</thead>" if any(heads) else ""
     body = "".join(line("td", row) for row in rows)
     return f'<h2>{escape(title)}</h2><div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>'
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _when(at_ms: int) -> str:

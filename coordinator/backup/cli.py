@@ -18,7 +18,7 @@ from federation.errors import ConfigError
 from federation.identity.signing_keys import NodeKeys, read_trust
 from federation.protocol.limits import INT32_MAX
 from federation.runtime.clock import MonotonicClock
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 
 __all__ = ["backup", "move_store", "restore"]
 
@@ -57,7 +57,7 @@ def backup(
         sys.stdout.write(json.dumps(_as_json(made)) + "\n")
     else:
         facts = made.facts
-        waiting = f", {facts.waiting} updates for the next one" if facts.waiting else ""
+        waiting = f", {counted(facts.waiting, 'update')} for the next one" if facts.waiting else ""
         typer.echo(f"run {facts.run}: version {facts.version}{waiting} written to {file} ({human_bytes(made.bytes)})")
 
 
@@ -137,7 +137,9 @@ def move_store(
     if as_json:
         sys.stdout.write(json.dumps(asdict(moved)) + "\n")
     else:
-        typer.echo(f"run {moved.run}: version {moved.version} and {moved.files} files are in the database now")
+        typer.echo(
+            f"run {moved.run}: version {moved.version} is in the database now, with {counted(moved.files, 'file')}"
+        )
 
 
 def _restored_text(made: Restoration, folder: Path) -> str:
@@ -145,7 +147,7 @@ def _restored_text(made: Restoration, folder: Path) -> str:
         return (
             f"new run {made.run} in {folder}: its version 0 is version {made.former_version} of run {made.former_run}"
         )
-    waiting = f", {made.waiting} updates for the next one" if made.waiting else ""
+    waiting = f", {counted(made.waiting, 'update')} for the next one" if made.waiting else ""
     return (
         f"run {made.run} goes on in {folder} from version {made.version}{waiting}; "
         f"its epochs are above {made.restored.epoch}, its rounds begin at {made.restored.next_round}"

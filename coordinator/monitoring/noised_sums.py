@@ -8,6 +8,7 @@ from typing import Protocol
 from coordinator.records import ReleaseLedger
 from federation.privacy.taking import Taking
 from federation.types import NodeId, RunId
+from federation.units import counted
 
 __all__ = [
     "NODES_ADJACENCY",
@@ -139,7 +140,7 @@ def nodes_line(report: NodesReport | None) -> str:
     """The same in one line; nothing where nothing was spent."""
     if report is None:
         return ""
-    nodes = f"{len(report.takings)} {'node' if len(report.takings) == 1 else 'nodes'}"
+    nodes = counted(len(report.takings), "node")
     budget = "" if report.budget is None else f" of {report.budget:g}"
     return (
         f"noise on sums: largest epsilon {report.largest:.3f}{budget} (delta {report.delta:g}, {nodes}, "

@@ -18,6 +18,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from federation.documents import read_json
 from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
+from federation.units import counted
 
 __all__ = [
     "AWAY",
@@ -162,7 +163,9 @@ def releases_line(nodes: Mapping[str, Seen]) -> str:
         return ""
     said = [f"{release or 'not told'} on {_some(names)}" for release, names in [*found.items()][:RELEASES_SHOWN]]
     rest = sum(map(len, [*found.values()][RELEASES_SHOWN:]))
-    return "nodes run different releases: " + ", ".join([*said, *([f"others on {rest:,} nodes"] if rest else [])])
+    return "nodes run different releases: " + ", ".join(
+        [*said, *([f"others on {counted(rest, 'node')}"] if rest else [])]
+    )
 
 
 def _some(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import VersionRow
 from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, NodeId, RunId
+from federation.units import counted
 
 __all__ = [
     "ADJACENCY",
@@ -195,7 +196,7 @@ def privacy_line(report: PrivacyReport | None) -> str:
     if report is None:
         return ""
     one = next(iter(report.spent.values())).privacy
-    nodes = f"{len(report.spent)} {'node' if len(report.spent) == 1 else 'nodes'}"
+    nodes = counted(len(report.spent), "node")
     return (
         f"differential privacy: largest epsilon {report.largest:.3f} of {one.epsilon:g} (delta {one.delta:g}, "
         f"{nodes}, unit {UNIT}, {ADJACENCY})"
@@ -327,13 +328,13 @@ def _unprotected_said(what: Covered) -> list[str]:
 def _sums_said(masked: MaskedVersions | None) -> list[str]:
     if masked is None:
         return ["Masked sums: none. The coordinator has seen each update by itself."]
-    helpers = f"{masked.helpers} {'helper' if masked.helpers == 1 else 'helpers'}"
+    helpers = counted(masked.helpers, "helper")
     said = [
-        f"Masked sums: {masked.masked} of {masked.masked + masked.plain} versions.",
+        f"Masked sums: {masked.masked} of {counted(masked.masked + masked.plain, 'version')}.",
         f"Of these the coordinator has seen sums over at least {masked.members_least} nodes, and no update by itself.",
         f"Of the newest one {helpers} held the seeds, and nothing is revealed without {masked.threshold} of them.",
     ]
-    plain = f"{masked.plain} {'version' if masked.plain == 1 else 'versions'}"
+    plain = counted(masked.plain, "version")
     return [*said, f"Of {plain} it has seen each update by itself."] if masked.plain else said
 
 

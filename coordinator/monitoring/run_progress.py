@@ -12,7 +12,7 @@ from coordinator.engine.early_stopping import EarlyStopping, Source, StoppingSet
 from coordinator.monitoring.state_files import StoppingRule, read_stopping
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.types import ModelVersion
-from federation.units import human_metric
+from federation.units import counted, human_metric
 
 __all__ = ["Best", "GrowingProgress", "RunProgress", "read_run_progress", "run_progress_lines", "run_progress_row"]
 
@@ -128,10 +128,11 @@ def run_progress_lines(run_progress: RunProgress) -> Iterable[str]:
     if best is not None:
         yield f"best version: {best.version}, {best.metric} {human_metric(best.metric, best.value)} ({whose})"
     if run_progress.stopped_early:
-        yield f"stopped early: {run_progress.waited} evaluations in a row without improvement (stopping.patience)"
+        waited = counted(run_progress.waited, "evaluation")
+        yield f"stopped early: {waited} in a row without improvement (stopping.patience)"
     elif run_progress.patience:
-        waited = f"{run_progress.waited} of {run_progress.patience}"
-        yield f"early stopping: {waited} evaluations without improvement ({whose})"
+        waited = f"{run_progress.waited} of {counted(run_progress.patience, 'evaluation')}"
+        yield f"early stopping: {waited} without improvement ({whose})"
 
 
 def _unsaid(source: Source) -> StoppingRule:

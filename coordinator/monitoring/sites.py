@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from coordinator.monitoring.why import span, waited_words
 from federation.protocol.site_messages import SiteNode, SiteReport
+from federation.units import counted
 
 __all__ = ["SiteSeen", "added_up", "read_sites", "site_lines", "sites_content", "sites_row"]
 
@@ -123,14 +124,14 @@ def site_lines(sites: Mapping[str, SiteSeen], here: Mapping[str, bool], now_s: f
     rest = ordered[SITES_SHOWN:]
     if rest:
         nodes, online = added_up({name: sites[name] for name in rest})
-        yield f"and {len(rest)} more sites: {online:,} of {nodes:,} nodes online"
+        yield f"and {counted(len(rest), 'more site')}: {online:,} of {counted(nodes, 'node')} online"
 
 
 def _words(row: Mapping[str, Any]) -> Iterator[str]:
     if row["said_s"] is None:
         yield "its gateway has said nothing of it" if row["online"] else "its gateway has not been here"
         return
-    then = f"{row['nodes_online']:,} of {row['nodes']:,} nodes online"
+    then = f"{row['nodes_online']:,} of {counted(row['nodes'], 'node')} online"
     if row["online"]:
         yield then
     else:
@@ -140,9 +141,8 @@ def _words(row: Mapping[str, Any]) -> Iterator[str]:
     if row["waits_for"]:
         yield f"waits for {waited_words(row['waits_for'])}, since {span(row['waits_s'])}"
     if row["updates"]:
-        one = row["sums"] == 1
-        sums = f", {row['sums']} {'sum' if one else 'sums'} without a verdict" if row["sums"] else ""
-        yield f"{row['updates']:,} updates that are in no version yet{sums}"
+        sums = f", {counted(row['sums'], 'sum')} without a verdict" if row["sums"] else ""
+        yield f"{counted(row['updates'], 'update')} in no version yet{sums}"
     if row["nodes_failing"] or row["some"]:
         yield _named(row)
     if row["nodes"] > row["members_max"]:

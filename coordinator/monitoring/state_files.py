@@ -19,6 +19,7 @@ from coordinator.storage.parts import Leader
 from federation.documents import read_json
 from federation.errors import StorageError
 from federation.storage.folder import lock_holder, write_file
+from federation.units import counted
 
 __all__ = [
     "Failing",
@@ -319,7 +320,7 @@ def helper_lines(folder: Path) -> Iterator[str]:
         if row.get("refuses"):
             yield f"helper {name} refuses seeds or sums, and is left out where the others suffice: ask its people"
         if doubted := int(row.get("doubted") or 0):
-            nodes = "1 node" if doubted == 1 else f"{doubted} nodes"
+            nodes = counted(doubted, "node")
             yield f"helper {name} claims that {nodes} spent more than can be, and is not believed: ask its people"
 
 

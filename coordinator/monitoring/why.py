@@ -6,6 +6,7 @@ from typing import Any
 
 from coordinator.engine.round import CommitReason, WaitReason
 from coordinator.monitoring.state_files import Waiting
+from federation.units import counted
 
 __all__ = [
     "MADE",
@@ -102,7 +103,7 @@ def failures(failing: Mapping[str, str], failed: int = 0) -> str:
     shown = dict(islice(by_reason.items(), REASONS_NAMED))
     said = [f"{_some(nodes)}: {reason}" for reason, nodes in shown.items()]
     more = max(failed, len(failing)) - sum(map(len, shown.values()))
-    return "; ".join([*said, f"and {more} more {'node' if more == 1 else 'nodes'}"] if more else said)
+    return "; ".join([*said, f"and {counted(more, 'more node')}"] if more else said)
 
 
 def _some(nodes: Sequence[str]) -> str:
@@ -136,7 +137,8 @@ def behind_words(row: object) -> str:
     nodes, named = row.get("nodes", 0), ", ".join(map(str, row.get("said_by") or []))
     who = f"{nodes} {'node has' if nodes == 1 else 'nodes have'} ({named})" if nodes else "the broker has"
     version = "" if row.get("our_version") is None else f" and version {row['our_version']}"
-    ours = f"this state is of epoch {row.get('our_epoch')} with {row.get('our_rounds')} rounds{version}"
+    rounds = counted(int(row.get("our_rounds") or 0), "round")
+    ours = f"this state is of epoch {row.get('our_epoch')} with {rounds}{version}"
     return f"{who} seen a later coordinator of this run ({_beyond(row)}); {ours}"
 
 
@@ -189,8 +191,14 @@ def _counts(fields: Mapping[str, Any]) -> str:
         said.append(f"version {fields['version']}")
     # Between two versions nobody is asked: the size of the next one is known once its round begins.
     if fields.get("buffer") and reason not in OVER and (reason != WaitReason.INTERVAL or fields.get("buffered")):
-        said.append(f"{fields.get('buffered', 0)} of {fields['buffer']} updates for the next one")
+        said.append(f"{fields.get('buffered', 0)} of {_buffer(fields)} for the next one")
     return "".join(f", {one}" for one in said)
+
+
+def _buffer(fields: Mapping[str, Any]) -> str:
+    """What a version is made of; while fewer nodes are there than that, it is made of what they send."""
+    buffer = int(fields["buffer"])
+    return f"{'at most ' if fields.get('online', 0) < buffer else ''}{counted(buffer, 'update')}"
 
 
 def _pausing(fields: Mapping[str, Any]) -> str:
@@ -206,7 +214,7 @@ def _masked(fields: Mapping[str, Any]) -> str:
     ready, quorum, rest = fields.get("ready"), fields.get("quorum"), int(fields.get("rest") or 0)
     said = ""
     if isinstance(ready, int) and isinstance(quorum, int) and ready < quorum and fields.get("reason") not in OVER:
-        said = f"; {ready} updates can be summed now, a masked version has {quorum} or more (round.quorum)"
+        said = f"; {counted(ready, 'update')} can be summed now, a masked version has {quorum} or more (round.quorum)"
     if rest:
         named = ", ".join(map(str, fields.get("resting") or []))
         more = f" and {rest - len(fields['resting'])} more" if rest > len(fields.get("resting") or []) > 0 else ""

@@ -10,6 +10,7 @@ import typer
 
 from federation.command_line import JsonOption, LogJsonOption, errors_told
 from federation.errors import ConfigError
+from federation.units import counted
 
 if TYPE_CHECKING:
     from edge_node.model.versions import Versions, Written
@@ -85,7 +86,9 @@ def show(*, config: ConfigOption = None, folder: FolderOption = None, as_json: J
     rule = present.notes.score
     if rule is not None:
         bar = "none" if rule.threshold is None else f"{rule.threshold:.6g}, {rule.threshold_from}"
-        typer.echo(f"windows  {rule.rows} rows of {', '.join(rule.window.columns)}; {rule.kind}, threshold {bar}")
+        typer.echo(
+            f"windows  {counted(rule.rows, 'row')} of {', '.join(rule.window.columns)}; {rule.kind}, threshold {bar}"
+        )
     _tell_hooks(told, present)
     _tell_held(versions)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from coordinator.config.alerts import AlertsSection
 from coordinator.engine.round import WaitReason
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 from fedmq.alerts.watch import Condition
 from fedmq.run_view import Snapshot
 
@@ -60,7 +60,9 @@ def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> It
     yield from _worse(run, limits)
     dropped = int(run.summary["counters"].get("broker_dropped", 0))
     if limits.dropped and dropped:
-        text = f"the broker has dropped {dropped:,} messages since the coordinator's start: see its queue limits"
+        text = (
+            f"the broker has dropped {counted(dropped, 'message')} since the coordinator's start: see its queue limits"
+        )
         yield Condition(kind="dropped", text=text)
 
 
@@ -101,6 +103,6 @@ def _certificates(around: Surroundings, limits: AlertsSection) -> Iterator[Condi
     for name, ends in around.certificates.items():
         days = (ends - around.today).days
         if days < limits.certificate_days:
-            when = "has ended" if ends <= around.today else f"ends in {days} days"
+            when = "has ended" if ends <= around.today else f"ends in {counted(days, 'day')}"
             text = f"the certificate of {name} {when}: coordinator renew"
             yield Condition(kind="certificate", subject=name, text=text)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from coordinator.config.sections import StoreSection, read_config
 from coordinator.config.settings import committer_settings
+from federation.units import counted
 from fedmq.audit.audit import AuditReport, Outcome, Witness, audit
 
 __all__ = ["audit_command"]
@@ -83,5 +84,5 @@ def _table(report: AuditReport) -> Table:
         verdict = f"[{_COLOURS[one.outcome]}]{one.outcome.value.upper()}[/]"
         table.add_row(one.invariant, verdict, one.claim, escape(one.detail))
     if report.waiting:
-        table.caption = f"{len(report.waiting)} updates are stored and wait for the next version"
+        table.caption = f"{counted(len(report.waiting), 'update')} stored, waiting for the next version"
     return table

@@ -11,6 +11,7 @@ from coordinator.global_model.committer import first_commit
 from coordinator.global_model.initial import InitialRequest, initial_model_apart
 from federation.errors import StorageError
 from federation.runtime.local_broker import LocalBroker
+from federation.units import counted
 from fedmq.demo.plan import DemoPlan, gateway_names, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line
 from fedmq.sites import Sites
@@ -182,7 +183,8 @@ class GatewaySaboteur:
             return None
         self.victim = line.source
         self.fleet.kill(line.source)
-        return f"chaos: SIGKILL to {line.source} with {line.fields.get('members')} updates in a sum that nobody has yet"
+        members = counted(int(str(line.fields.get("members") or 0)), "update")
+        return f"chaos: SIGKILL to {line.source} with {members} in a sum that nobody has yet"
 
     def notice(self, exited: Exited) -> str | None:
         """A process has ended: start the victim again."""

@@ -14,6 +14,7 @@ from federation.errors import FederationError
 from federation.runtime.address import BrokerAddress, parse_broker_url, printable_url
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.visit import clear_retained, visit_broker
+from federation.units import counted
 from fedmq.demo.fork_server import ForkServer, modules_of, warm
 from fedmq.demo.gateways import GatewaySaboteur, SiteFarm, compare_with_flat
 from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
@@ -222,10 +223,12 @@ class Demo:
                 own = {} if masks is None else masks.node(name)
                 node_settings.write_text(to_toml({"broker": {"url": reached}, **own}))
             self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
-        helpers = f", {self.plan.helpers} helpers" if masks is not None else ""
+        helpers = f", {counted(self.plan.helpers, 'helper')}" if masks is not None else ""
         if self.farm.gateways:
-            helpers = f", {len(self.farm.gateways)} gateways with a Mosquitto each"
-        self.view.say(f"started 1 coordinator{helpers} and {self.plan.nodes} edge nodes, each a process of its own")
+            helpers = f", {counted(len(self.farm.gateways), 'gateway')} with a Mosquitto each"
+        self.view.say(
+            f"started 1 coordinator{helpers} and {counted(self.plan.nodes, 'edge node')}, each a process of its own"
+        )
 
     def _start_helpers(self, url: str) -> Masks | None:
         """The helpers of masked sums, and keys for everybody; None where nothing is masked."""

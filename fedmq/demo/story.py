@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from federation.units import counted
 from fedmq.demo.processes import Line
 
 
@@ -142,7 +143,7 @@ class Story:
         reached = f", loss {self.loss[version]:.4g}" if version in self.loss else ""
         if version in self.accuracy:
             reached = f", accuracy {self.accuracy[version]:.2%}"
-        return f"version {version}: {self.accepted.get(version, 0)} updates{reached}"
+        return f"version {version}: {counted(self.accepted.get(version, 0), 'update')}{reached}"
 
 
 def _busy_sentence(name: str, fields: Mapping[str, object]) -> str:

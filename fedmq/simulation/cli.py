@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from federation.errors import ConfigError
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 from fedmq.simulation.experiment.cli import train
 from fedmq.simulation.experiment.options import ROUNDS, TrainOptions
 from fedmq.simulation.protocol.federation import Simulation, quiet_log
@@ -177,7 +177,10 @@ def command(options: FleetOptions) -> str:
 
 
 def _show(options: FleetOptions, outcome: Outcome) -> None:
-    table = Table(box=SIMPLE_HEAD, title=f"{options.nodes} nodes, {outcome.versions} versions of {options.task}")
+    table = Table(
+        box=SIMPLE_HEAD,
+        title=f"{counted(options.nodes, 'node')}, {counted(outcome.versions, 'version')} of {options.task}",
+    )
     table.add_column("what")
     table.add_column("value", justify="right")
     for what, value in _rows(outcome):

@@ -25,6 +25,7 @@ from federation.doctor import (
 )
 from federation.errors import FederationError, StorageError
 from federation.protocol.messages import Presence, Reason
+from federation.units import counted
 from site_gateway.config import GatewaySettings
 from site_gateway.storage.read_only import SiteState, newest_run, read_site
 
@@ -86,7 +87,7 @@ def check_site(found: SiteState, seen: PresenceSeen) -> Finding:
     behind, behind_online = added_up(seen.sites)
     online = sum(here.values()) - sum(here[name] for name in below)
     nodes = len(here) - len(below) + behind
-    said = f"version {found.version}, {online + behind_online} of {nodes} nodes online"
+    said = f"version {found.version}, {online + behind_online} of {counted(nodes, 'node')} online"
     if seen.sites:
         said += f"; gateways below: {sum(here[name] for name in below)} of {len(seen.sites)} online"
     if found.pid is None:
@@ -99,7 +100,7 @@ def check_site(found: SiteState, seen: PresenceSeen) -> Finding:
 def check_sums(found: SiteState) -> Finding:
     """Whether the federation above takes what the site sends."""
     applied, owed = found.updates.get("applied", 0), len(found.owed)
-    said = f"{applied} updates are in a version above, {owed} sums wait for a verdict"
+    said = f"in a version above: {counted(applied, 'update')}; without a verdict: {counted(owed, 'sum')}"
     blamed = {reason: count for reason, count in found.refused.items() if reason in REMEDIES}
     if not blamed:
         return passed("sums", said)

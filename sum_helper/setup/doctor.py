@@ -33,6 +33,7 @@ from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import Seen, visit_broker
 from federation.types import FederationId
+from federation.units import counted
 from sum_helper.app import client_id, own_key
 from sum_helper.config import HelperConfig
 from sum_helper.setup.folder import key_line
@@ -74,7 +75,7 @@ def check_register(config: HelperConfig) -> Finding:
         admitted = len(enrolled_nodes(config.helper.register_file))
     except FederationError as error:
         return failed("register", str(error), "fedmq helper admit NODE=KEY, for each node that you know yourself")
-    said, least = f"{admitted} nodes are admitted", config.rules.members_min
+    said, least = f"{counted(admitted, 'node')} admitted", config.rules.members_min
     if admitted < least:
         return failed("register", said, f"a sum has at least {least} of them: fedmq helper admit NODE=KEY")
     return passed("register", said)

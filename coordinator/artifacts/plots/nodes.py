@@ -20,6 +20,7 @@ from coordinator.artifacts.plots.canvas import (
     whole_ticks,
 )
 from coordinator.artifacts.plots.run import NodeTotals, Run, SpentEpsilon
+from federation.units import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,7 +253,7 @@ def _short(name: str) -> str:
 
 
 def _count(things: Sequence[object] | Mapping[str, object], noun: str) -> str:
-    return f"{len(things):,} {noun}{'' if len(things) == 1 else 's'}"
+    return counted(len(things), noun)
 
 
 def draw_budget(run: Run) -> "Figure | None":
@@ -283,7 +284,7 @@ def _draw_unit(axes: "Axes", unit: Sequence[SpentEpsilon]) -> None:
         axes.set_yticks(range(len(unit)), [plain(one.node) for one in unit])
     else:
         axes.set_yticks([])
-        axes.set_ylabel(f"{len(unit)} nodes, the largest epsilon on top")
+        axes.set_ylabel(f"{counted(len(unit), 'node')}, the largest epsilon on top")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.05 * max([*(one.epsilon for one in unit), *budgets, 1e-9]))
     axes.set_xlabel(f"epsilon at delta {', '.join(f'{delta:g}' for delta in deltas)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from coordinator.artifacts.plots.canvas import GREY, PALETTE, bytes_scale, drawable, new_figure, plain, time_scale
 from coordinator.artifacts.plots.curves import label_metric
 from coordinator.artifacts.plots.run import NewsPoint, Run
-from federation.units import human_bytes
+from federation.units import counted, human_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def _headline(run: Run) -> str:
     up = run.versions[-1].bytes_up
     saved = f", 1/{run.plain_bytes / up:.0f} of the bytes of fp32" if 0 < up < run.plain_bytes else ""
     counts = ((len(run.nodes), "node"), (run.versions[-1].version, "version"))
-    told = ", ".join(f"{count} {what}" if count == 1 else f"{count} {what}s" for count, what in counts)
+    told = ", ".join(counted(count, what) for count, what in counts)
     return f"{run.name}: {told}{result}{saved}"
 
 
@@ -175,7 +175,7 @@ def _draw_absence(axes: "Axes", run: Run, row: int, away: _Away, versions: Seque
     axes.barh(row, end - start, left=start, height=0.8, color=PALETTE[1], alpha=0.18, linewidth=0)
     missed = sum(since < point.version < until for point in run.versions)
     if end - start >= WRITTEN_MIN * max(times.values()):
-        axes.text((start + end) / 2, row, f"missed {missed} versions", ha="center", va="center", fontsize=9)
+        axes.text((start + end) / 2, row, f"missed {counted(missed, 'version')}", ha="center", va="center", fontsize=9)
 
 
 def _absences(news: Sequence[NewsPoint]) -> list[_Away]:

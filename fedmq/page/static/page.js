@@ -33,12 +33,15 @@ function items(id, texts) {
 
 const counted = (counts) => Object.entries(counts).map(([what, count]) => `${what.replaceAll("_", " ")} ${number.format(count)}`).join(", ");
 
+const named = (count, noun) => count === 1 ? noun : `${noun}s`;
+const several = (count, noun) => `${number.format(count)} ${named(count, noun)}`;
+
 function span(ms) {
   const s = Math.max(0, Math.round(ms / 1000));
   if (s < 60) return `${s} s`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
   if (s < 129_600) return `${Math.round(s / 3600)} h`;
-  return `${Math.round(s / 86_400)} days`;
+  return several(Math.round(s / 86_400), "day");
 }
 
 function showSummary(summary) {
@@ -69,11 +72,11 @@ function showFigures(summary) {
   progress.value = Math.min(summary.head ?? 0, progress.max);
   const nodes = number.format(summary.nodes);
   text("online", waiting.running ? `${number.format(waiting.online)} of ${nodes}` : nodes);
-  text("online-name", waiting.running ? "nodes online" : "nodes");
+  text("online-name", `${named(summary.nodes, "node")}${waiting.running ? " online" : ""}`);
   const by_status = summary.updates_by_status;
   text("updates", number.format(summary.updates));
   text("updates-name", by_status.stale || by_status.refused
-    ? `updates, ${number.format(by_status.stale)} stale, ${number.format(by_status.refused)} refused` : "updates");
+    ? `${named(summary.updates, "update")}, ${number.format(by_status.stale)} stale, ${number.format(by_status.refused)} refused` : named(summary.updates, "update"));
   text("saved", summary.bytes_up ? `${short(summary.bytes_fp32 / summary.bytes_up)} ×` : "–");
   text("saved-name", summary.bytes_up ? `fewer bytes up than fp32: ${bytes(summary.bytes_up)}` : "fewer bytes up than fp32");
   const part = summary.participation;
@@ -91,10 +94,10 @@ function showCertificates(ends) {
   const soon = rows.filter((one) => one.days < SOON_DAYS);
   by("certificates-section").hidden = !rows.length;
   items("certificates", rows.slice(0, SHOWN_MAX).map(({ name, days }) => ({
-    text: days < 0 ? `${name}: ended ${-days} days ago` : `${name}: ends in ${number.format(days)} days`, mark: days < SOON_DAYS ? "soon" : "",
+    text: days < 0 ? `${name}: ended ${several(-days, "day")} ago` : `${name}: ends in ${several(days, "day")}`, mark: days < SOON_DAYS ? "soon" : "",
   })));
   by("warnings").hidden = !soon.length;
-  items("warnings", soon.length ? [`${number.format(soon.length)} ${soon.length === 1 ? "certificate ends" : "certificates end"} within ${SOON_DAYS} days, ${soon[0].name} first: coordinator renew`] : []);
+  items("warnings", soon.length ? [`${several(soon.length, "certificate")} ${soon.length === 1 ? "ends" : "end"} within ${SOON_DAYS} days, ${soon[0].name} first: coordinator renew`] : []);
 }
 
 // One after the other: what changes while a refresh is under way is fetched by the next.
@@ -211,7 +214,7 @@ async function showNodes() {
   const first = found.total ? view.offset + 1 : 0;
   const more = found.total > found.nodes.length || view.offset;
   text("shown", more ? `${number.format(first)} to ${number.format(view.offset + found.nodes.length)} of ${number.format(found.total)}`
-    : found.total ? `${number.format(found.total)} ${found.total === 1 ? "node" : "nodes"}` : by("query").value ? "no node has this in its name" : "no node yet");
+    : found.total ? several(found.total, "node") : by("query").value ? "no node has this in its name" : "no node yet");
   for (const id of ["previous", "next"]) by(id).hidden = !more;
   by("previous").disabled = view.offset === 0;
   by("next").disabled = view.offset + found.nodes.length >= found.total;

@@ -60,10 +60,10 @@ def test_a_backup_and_a_restore_say_what_they_have_made(told: Teller, state: Pat
     run.close()
     made = told("backup", tmp_path / "run.tar", "--state", state)
     assert (made.code, made.err) == (0, "")
-    assert f"run {run.run}: version 0, 1 updates for the next one written to {tmp_path / 'run.tar'} (" in made.out
+    assert f"run {run.run}: version 0, 1 update for the next one written to {tmp_path / 'run.tar'} (" in made.out
     restored = told("restore", tmp_path / "run.tar", "--state", tmp_path / "again")
     assert (restored.code, restored.err) == (0, "")
-    assert f"run {run.run} goes on in {tmp_path / 'again'} from version 0, 1 updates" in restored.out
+    assert f"run {run.run} goes on in {tmp_path / 'again'} from version 0, 1 update" in restored.out
     assert f"its epochs are above {2 + EPOCHS}, its rounds begin at {ROUNDS}" in restored.out
     anew = told("restore", tmp_path / "run.tar", "--state", tmp_path / "anew", "--new-run")
     assert f"its version 0 is version 0 of run {run.run}" in anew.out

@@ -103,7 +103,7 @@ def test_words_say_what_the_site_waits_for_and_who_is_not_as_it_should_be() -> N
         "site hall-2: its gateway has not been here",
         (
             "site press-shop: 18 of 20 nodes online; waits for updates of nodes that are training, since 40 s;"
-            " 13 updates that are in no version yet, 1 sum without a verdict;"
+            " 13 updates in no version yet, 1 sum without a verdict;"
             " what comes to nothing there: press-3: no disk and 1 more;"
             " not there: press-7 (heard 2 h ago), press-9 (never heard)"
         ),

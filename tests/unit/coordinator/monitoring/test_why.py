@@ -33,7 +33,7 @@ def test_a_running_coordinator_says_for_whom_and_since_when() -> None:
 def test_nodes_that_are_missing_are_counted_and_named() -> None:
     assert text("nodes_min", gone=["cid"], online=1, buffered=0) == (
         "waiting for more nodes to come online; since 12 s, 1 of 2 online (round.nodes_min), gone: cid,"
-        " version 3, 0 of 2 updates for the next one"
+        " version 3, 0 of at most 2 updates for the next one"
     )
 
 
@@ -42,7 +42,7 @@ def test_between_two_versions_nobody_is_asked_and_no_empty_place_is_counted() ->
         "waiting for the end of the least interval between two versions (round.interval_min_s); since 12 s, 2 online"
     )
     assert text("interval", buffered=0, buffer=20) == f"{between}, version 3"
-    assert text("interval", buffered=1, buffer=20) == f"{between}, version 3, 1 of 20 updates for the next one"
+    assert text("interval", buffered=1, buffer=20) == f"{between}, version 3, 1 of at most 20 updates for the next one"
 
 
 def test_a_run_that_is_over_waits_for_no_update() -> None:

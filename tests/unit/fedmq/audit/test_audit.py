@@ -499,7 +499,7 @@ class TestCommand:
         result = CliRunner().invoke(make_app(["audit"]), ["audit", "--state", str(state)])
         assert result.exit_code == 0, result.output
         assert "I9" in result.output
-        assert "1 updates are stored and wait" in result.output
+        assert "1 update stored, waiting" in result.output
 
     def test_a_broken_store_is_1_and_says_what_in_json(self, state: Path) -> None:
         rows(state, "UPDATE versions SET previous = x'00' WHERE version = 2")
