@@ -4,14 +4,10 @@ They run on a thread of their own, one version after another, each with a time l
 newest is told. What came of it is in the log, and in ``told.json`` for `edge-node model show`.
 """
 
-import contextlib
 import json
-import os
 import queue
-import signal
-import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edge_node.config import ModelSection
@@ -19,13 +15,12 @@ from edge_node.model.versions import Versions, Written
 from federation.documents import read_json
 from federation.errors import FederationError
 from federation.runtime.log import get_log
+from federation.runtime.programs import run_program
 from federation.storage.folder import write_file
 
 __all__ = ["TOLD", "Hooks", "Publish", "read_told"]
 
 TOLD = "told.json"
-OUTPUT_CHARACTERS_MAX = 300
-KILL_WAIT_S = 2.0
 
 Publish = Callable[[str, bytes], None]
 """Publishes a retained message on the node's own broker."""
@@ -79,10 +74,10 @@ class Hooks:
         if settings.topic is not None:
             told["topic"] = self._said(written, settings.topic)
         if settings.command:
-            told["command"] = run_within(settings.command, environment, settings.hook_s)
+            told["command"] = run_program(settings.command, limit_s=settings.hook_s, environment=environment)
         if settings.reload_unit is not None:
             command = ("systemctl", "reload", settings.reload_unit)
-            told["reload_unit"] = run_within(command, environment, settings.hook_s)
+            told["reload_unit"] = run_program(command, limit_s=settings.hook_s, environment=environment)
         for hook, problem in told.items():
             if problem:
                 self._log.error("model_hook_failed", version=written.notes.version, hook=hook, reason=problem)
@@ -111,36 +106,6 @@ class Hooks:
         except FederationError as error:
             return str(error)
         return ""
-
-
-def run_within(command: Sequence[str], environment: Mapping[str, str], limit_s: float) -> str:
-    """Run a program without a shell, and end it and what it has started after so many seconds; says what went wrong."""
-    try:
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=os.environ | dict(environment),
-            start_new_session=True,
-        )
-    except OSError as error:
-        return f"{command[0]} cannot be started: {error}"
-    try:
-        _, said = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=KILL_WAIT_S)
-        return f"{command[0]} took longer than {limit_s:g} s and was killed"
-    finally:
-        if process.stderr is not None:
-            process.stderr.close()
-    if process.returncode == 0:
-        return ""
-    text = said.decode(errors="replace").strip()[-OUTPUT_CHARACTERS_MAX:]
-    return f"{command[0]} ended with {process.returncode}{': ' if text else ''}{text}"
 
 
 def read_told(folder: Path) -> Mapping[str, object]:

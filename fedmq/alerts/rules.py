@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from coordinator.config.alerts import AlertsSection
 from coordinator.engine.round import WaitReason
+from coordinator.monitoring.why import span
 from federation.units import counted, human_bytes
 from fedmq.alerts.watch import Condition
 from fedmq.run_view import Snapshot
@@ -73,7 +74,7 @@ def _standing_still(run: Snapshot, around: Surroundings, limits: AlertsSection) 
         yield Condition(kind="nobody_online", text="no node is online", hold_s=limits.nobody_online_s)
     if limits.no_version_leases and head is not None:
         hold_s = around.interval_s + limits.no_version_leases * around.lease_s
-        text = f"no version after {head} for {hold_s:,.0f} s; {waiting['sentence']}"
+        text = f"no version after {head} for {span(hold_s)}; {waiting['sentence']}"
         yield Condition(kind="no_version", mark=head, text=text, hold_s=hold_s)
 
 
@@ -83,8 +84,7 @@ def _silent(run: Snapshot, limits: AlertsSection) -> Iterator[Condition]:
         return
     for node in run.nodes:
         sent = sum(int(node[f"updates_{kind}"]) for kind in ("applied", "stale", "refused", "waiting"))
-        hours = limits.node_silent_s / 3600
-        text = f"node {node['id']} has sent nothing for {hours:,.1f} h, though it was asked"
+        text = f"node {node['id']} has sent nothing for {span(limits.node_silent_s)}, though it was asked"
         hold_s, asked = limits.node_silent_s, int(node["asked"])
         yield Condition(kind="node_silent", subject=str(node["id"]), mark=sent, text=text, hold_s=hold_s, grows=asked)
 

@@ -1,10 +1,7 @@
 """Where alerts go: a log line always; a topic, a webhook and a command where they are configured."""
 
 import http.client
-import io
 import json
-import subprocess
-import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -15,7 +12,9 @@ import structlog
 
 from coordinator.config.alerts import AlertsSection
 from federation.errors import FederationError
+from federation.protocol.limits import fit_text
 from federation.runtime.address import parse_broker_url
+from federation.runtime.programs import run_program
 from federation.runtime.visit import visit_broker
 
 __all__ = ["NotDelivered", "Sink", "make_sinks"]
@@ -25,7 +24,9 @@ Sink = Callable[[Mapping[str, object]], None]
 
 ANSWER_BYTES_MAX = 4096
 SAID_BYTES_MAX = 200
-"""Of what a failed command has said last."""
+"""Of what a webhook says that refuses."""
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class NotDelivered(FederationError):  # noqa: N818 - the name says what it is
@@ -51,6 +52,16 @@ def make_sinks(limits: AlertsSection, federation: str) -> Mapping[str, Sink]:
     if limits.command:
         sinks["command"] = lambda alert: _run(limits, alert)
     return sinks
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The library would ask there with GET, without the alert, and take the answer for a delivery."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Follow none: what is answered counts."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def _log(alert: Mapping[str, object]) -> None:
@@ -90,10 +101,13 @@ class _Webhook:
                 headers={"content-type": "application/json", "user-agent": "fedmq"},
                 method="POST",
             )
-            with urllib.request.urlopen(request, timeout=self._limits.timeout_s) as answer:  # noqa: S310 - as above
+            with _OPENER.open(request, timeout=self._limits.timeout_s) as answer:
                 answer.read(ANSWER_BYTES_MAX)
         except urllib.error.HTTPError as error:
-            return f"the webhook answered {error.code} {error.reason}"
+            elsewhere = ": it is elsewhere, and an alert is not sent on" if error.code in REDIRECTS else ""
+            return f"the webhook answered {error.code} {fit_text(str(error.reason), SAID_BYTES_MAX)}{elsewhere}"
+        except http.client.InvalidURL:
+            return "the webhook's URL is none: a user and a password before @ are not sent"
         except http.client.HTTPException as error:
             return f"the webhook does not answer as HTTP has it: {type(error).__name__}"
         except (OSError, ValueError) as error:  # what a URL holds may be a secret: it is not repeated
@@ -111,20 +125,5 @@ def _publish(limits: AlertsSection, address: Any, client_id: str, alert: Mapping
 
 
 def _run(limits: AlertsSection, alert: Mapping[str, object]) -> None:
-    # A file, and no pipe: what the command leaves running would hold that open, and print without an end.
-    with tempfile.TemporaryFile() as errors:
-        try:
-            done = subprocess.run(
-                list(limits.command),
-                input=json.dumps(alert).encode(),
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                timeout=limits.timeout_s,
-                check=False,
-            )
-        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-            raise NotDelivered(f"the command failed: {error}") from error
-        if done.returncode:
-            errors.seek(max(0, errors.seek(0, io.SEEK_END) - SAID_BYTES_MAX))
-            said = errors.read().decode(errors="replace").strip()
-            raise NotDelivered(f"the command ended with {done.returncode}: {said}")
+    if problem := run_program(limits.command, limit_s=limits.timeout_s, told=json.dumps(alert).encode()):
+        raise NotDelivered(f"the command failed: {problem}")

@@ -178,3 +178,12 @@ def test_every_alert_ends_before_it_begins_again_also_over_a_restart(steps: list
 
 def test_rows_of_another_release_are_left_out() -> None:
     assert Watch.restored([{"kind": "x"}, {"nonsense": 1}]).rows() == []
+
+
+@pytest.mark.parametrize(("silent_s", "said"), [(8.0, "8 s"), (600.0, "10 min"), (86_400.0, "24 h")])
+def test_how_long_a_node_is_silent_is_told_in_a_unit_that_suits_it(silent_s: float, said: str) -> None:
+    """Minutes were `0.0 h`."""
+    (quiet,) = [
+        one for one in conditions(run(nodes=[node("a")]), AROUND, AlertsSection(node_silent_s=silent_s)) if one.subject
+    ]
+    assert quiet.text == f"node a has sent nothing for {said}, though it was asked"
