@@ -234,9 +234,23 @@ def refresh_cpu_s(page: Served, state: Path, times: int) -> list[float]:
     return spent
 
 
-def hammered(folder: Path, window_s: float, pairs: int) -> list[float]:
-    """The coordinator's processor time for a version with the page under 20 clients, over without, for each pair."""
-    ratios = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hammered:
+    """What 20 clients of a page cost a coordinator on the same machine: its processor time for a version, a round each.
+
+    Attributes:
+        over_none: While they are on its page, over its time without any.
+        over_elsewhere: While they are on its page, over its time while they are on the page of a copy of its folder,
+            where they and the page take as much of the machine, and nothing of the coordinator's files.
+    """
+
+    over_none: list[float]
+    over_elsewhere: list[float]
+
+
+def hammered(folder: Path, window_s: float, rounds: int) -> Hammered:
+    """Windows without clients, with them on the coordinator's page, and on another run's, in turn."""
+    found = Hammered(over_none=[], over_elsewhere=[])
     with LocalBroker() as broker:
         plan = Plan(nodes=4, task="quadratic", spread_s=0.02)
         write_settings(plan, folder, broker.url)
@@ -245,12 +259,27 @@ def hammered(folder: Path, window_s: float, pairs: int) -> list[float]:
             while not (state / "status.json").exists():
                 time.sleep(0.1)
             time.sleep(3)
-            with served(state) as page:
-                for _ in range(pairs):
-                    alone = _each_version_s(coordinator.pid, state, window_s)
+            _copied(state, folder / "elsewhere")
+            with served(state) as page, served(folder / "elsewhere") as elsewhere:
+                for _ in range(rounds):
+                    alone_s = _each_version_s(coordinator.pid, state, window_s)
                     with clients(page):
-                        ratios.append(_each_version_s(coordinator.pid, state, window_s) / alone)
-    return ratios
+                        here_s = _each_version_s(coordinator.pid, state, window_s)
+                    with clients(elsewhere):
+                        there_s = _each_version_s(coordinator.pid, state, window_s)
+                    found.over_none.append(here_s / alone_s)
+                    found.over_elsewhere.append(here_s / there_s)
+    return found
+
+
+def _copied(state: Path, folder: Path) -> None:
+    """What a page reads of a run that goes on."""
+    folder.mkdir()
+    for file in state.glob("*.json"):
+        shutil.copy(file, folder)
+    source, target = (sqlite3.connect(place / DATABASE) for place in (state, folder))
+    with contextlib.closing(source), contextlib.closing(target):
+        source.backup(target)
 
 
 def _each_version_s(pid: int, state: Path, window_s: float) -> float:
@@ -364,10 +393,11 @@ def main() -> None:
         shutil.rmtree(folder / "coordinator")
         figures += large_figures(folder, options.nodes, options.versions)
         shutil.rmtree(folder / "coordinator")
-        ratios = hammered(folder, options.window, options.pairs)
-    what = f"coordinator's CPU a version, {CLIENTS} clients on the page / none"
-    note = f"median of {len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}"
-    figures.append(Figure(what=what, measured=statistics.median(ratios), bar=1.03, note=note))
+        found = hammered(folder, options.window, options.pairs)
+    for ratios, than in ((found.over_none, "none"), (found.over_elsewhere, f"{CLIENTS} on another run's page")):
+        what = f"coordinator's CPU a version, {CLIENTS} clients on the page / {than}"
+        note = f"median of {len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}"
+        figures.append(Figure(what=what, measured=statistics.median(ratios), bar=1.03, note=note))
     skipped = {} if CHROMIUM else {"first paint and first curve": "Chromium is not installed: apt-get install chromium"}
     sys.exit(0 if show("The page", figures, as_json=options.json, skipped=skipped) else 1)
 
