@@ -36,8 +36,7 @@ def list_versions(*, config: ConfigOption = None, folder: FolderOption = None, a
       edge-node model list --folder /var/lib/pump/model --json
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     versions = _versions(config, folder)
-    known, present = versions.all()[::-1], versions.present()
-    here = 0 if present is None else present.number
+    known, here = versions.all()[::-1], versions.here
     if as_json:
         rows = [{**one.to_dict(), "present": one.number == here, "intact": versions.is_intact(one)} for one in known]
         sys.stdout.write(json.dumps({"held": versions.held, "versions": rows}) + "\n")
@@ -53,6 +52,11 @@ def list_versions(*, config: ConfigOption = None, folder: FolderOption = None, a
         state = "" if versions.is_intact(one) else "   DAMAGED"
         typer.echo(f"{mark} {one.notes.version:>7}  {one.written_at:<25}  {_figure(one):<16}  {one.file}{state}")
     _tell_held(versions)
+
+
+def _whole(versions: "Versions") -> Path | None:
+    """The present model's file, which is what was written; None where there is none."""
+    return None if versions.whole() is None else versions.file
 
 
 @model_app.command()
@@ -79,7 +83,8 @@ def show(*, config: ConfigOption = None, folder: FolderOption = None, as_json: J
         sys.stdout.write(json.dumps(known) + "\n")
         return
     typer.echo(f"version {present.notes.version} of {present.notes.task}, run {present.run}")
-    typer.echo(f"file     {versions.file} ({present.size_bytes} bytes, written {present.written_at})")
+    state = "" if versions.is_intact(present) else ", DAMAGED"
+    typer.echo(f"file     {versions.file} ({present.size_bytes} bytes, written {present.written_at}{state})")
     typer.echo(f"figure   {_figure(present) or 'this device has nothing to see it by'}")
     for way, values in present.signature.items():
         typer.echo(f"{way:<8} " + ", ".join(f"{one['name']} {one['type']}{one['shape']}" for one in values))
@@ -162,7 +167,7 @@ def predict(  # noqa: PLR0913 - one parameter per option is how the library decl
     from edge_node.model.prediction import predictions, read_rows, read_table, written  # noqa: PLC0415 - as above
     from edge_node.model.runner import load_model  # noqa: PLC0415 - as above
 
-    path = model or _versions(config, folder).file
+    path = model or _whole(_versions(config, folder))
     if path is None:
         raise ConfigError("--model", "the folder has no model yet", source="command line")
     if row and file is not None:

@@ -194,7 +194,7 @@ def open_present(versions: Versions, config: NodeConfig) -> Loaded:
         StorageError: It is damaged.
         TaskError: Its task cannot be built.
     """
-    written = versions.present()
+    written = versions.whole()
     if written is None:
         raise ConfigError("model.folder", f"{versions.folder} has no model yet")
     # By its own folder: the link may lead elsewhere in the next moment.

@@ -32,6 +32,9 @@ from federation.storage.folder import TEMPORARY, lock, point_link, remedy_for, s
 __all__ = ["NOTE", "PARAMETERS", "Figure", "Versions", "Written", "read_note"]
 
 CURRENT, VERSIONS, NOTE = "current", "versions", "model.json"
+
+BACK = "edge-node model rollback takes the version before"
+"""What to do about a damaged one."""
 PARAMETERS = "parameters.safetensors"
 """What the task needs to look at a version again: its parameters, and what the node kept for the task then."""
 
@@ -160,10 +163,35 @@ class Versions:
         """The present version; None where there is none.
 
         Raises:
-            StorageError: It is damaged.
+            StorageError: Its note is damaged, or missing.
         """
         path = self.folder / CURRENT / NOTE
-        return read_note(path) if path.exists() else None
+        if not self.here and not path.exists():  # a copy of the folder may have no link
+            return None
+        try:
+            return read_note(path)
+        except StorageError as error:
+            raise StorageError(f"{error}; {BACK}") from error
+
+    @property
+    def here(self) -> int:
+        """The number of the present version, whatever its state is; 0 where there is none."""
+        try:
+            name = (self.folder / CURRENT).readlink().name
+        except OSError:
+            return 0
+        return int(name) if name.isdigit() else 0
+
+    def whole(self) -> Written | None:
+        """The present version, whose file is what was written; None where there is none.
+
+        Raises:
+            StorageError: It is damaged: what a damaged model answers would look like an answer.
+        """
+        present = self.present()
+        if present is not None and not self.is_intact(present):
+            raise StorageError(f"{self.path_of(present)} is not what was written: the disk has damaged it; {BACK}")
+        return present
 
     def all(self) -> list[Written]:
         """All that are whole, oldest first; what is damaged is left out."""
@@ -245,8 +273,7 @@ class Versions:
             StorageError: It is damaged, or the disk is.
         """
         with self._changing():
-            known, present = self.all(), self.present()
-            here = 0 if present is None else present.number
+            known, here = self.all(), self.here
             wanted = [one for one in known if one.number < here] if version is None else known
             wanted = [one for one in wanted if version is None or one.notes.version == version]
             if not wanted:

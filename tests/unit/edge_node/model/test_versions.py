@@ -103,6 +103,25 @@ def test_going_back_names_what_is_there(tmp_path: Path) -> None:
         versions.go_back()
 
 
+@pytest.mark.parametrize("damage", ["model.onnx", NOTE, ""])
+def test_a_damaged_present_version_is_not_used_and_can_be_left(tmp_path: Path, damage: str) -> None:
+    """A flipped byte among the weights is a model that runs; and rollback read the note that was damaged."""
+    versions = Versions(tmp_path)
+    write(versions, 1)
+    write(versions, 2)
+    present = versions.whole()
+    assert present is not None
+    assert versions.here == present.number == 2
+    if damage:
+        (tmp_path / "current" / damage).write_bytes(b"model 3")
+    else:
+        (tmp_path / "current" / NOTE).unlink()
+    with pytest.raises(StorageError, match="edge-node model rollback"):
+        versions.whole()
+    assert versions.go_back().notes.version == 1
+    assert versions.whole() is not None
+
+
 @pytest.mark.parametrize("place", ["model_writing", "model_written", "model_current"])
 def test_a_kill_leaves_one_whole_version(tmp_path: Path, place: str) -> None:
     write(Versions(tmp_path), 1)
