@@ -224,7 +224,8 @@ class Fetch:
     def _next_part(self, payload: bytes, now: float) -> list[Effect]:
         self.done.append(payload)
         if self.complete:
-            fields = {"version": self.parts[-1].version, "bytes": path_bytes(self.parts)}
+            pulled = {"pulled": self.received_bytes} if self.received_bytes != path_bytes(self.parts) else {}
+            fields = {"version": self.parts[-1].version, "bytes": path_bytes(self.parts), **pulled}
             return [Note(event="model_fetched", fields=fields)]
         return self._start_part(now)
 

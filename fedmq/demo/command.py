@@ -58,11 +58,11 @@ def run_demo(options: DemoOptions, outputs: Outputs, server: ForkServer | None) 
         ConfigError: The options do not fit together; nothing was started.
         typer.Exit: It has failed or was interrupted; that was said.
     """
-    check_file("--report", outputs.report)
     plan = make_plan(options)
     if outputs.plot is not None:
         require_matplotlib()
         make_out_folder("--plot", outputs.plot)
+    check_file("--report", outputs.report)  # it may be beside the pictures, or what is kept
     console = Console(stderr=outputs.as_json)
     configure_log(json=False, level="critical")  # of this process: it looks at the broker, and says itself what it saw
     try:

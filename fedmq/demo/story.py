@@ -162,8 +162,8 @@ def _hear_node(node: NodeStory, event: str, fields: Mapping[str, object]) -> Non
             node.state = "idle"
         case "round_joined":
             node.state, node.round = "fetching", _integer(fields, "round")
-        case "model_ready":
-            node.bytes_down += _integer(fields, "bytes")
+        case "model_fetched":  # what the announcement carried was not pulled
+            node.bytes_down += _integer(fields, "pulled" if "pulled" in fields else "bytes")
         case "training_started":
             node.state, node.round = "training", _integer(fields, "round")
         case "training_finished":

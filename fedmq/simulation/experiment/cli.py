@@ -110,9 +110,9 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
         ConfigError: An option is out of range, or two settings do not fit together.
         Exit: With code 1: nothing comes of any training.
     """
-    check_file("--report", options.report)
     console = Console(stderr=True)
     kept_in = None if options.keep is None else empty_folder(options.keep, "--keep")
+    check_file("--report", options.report)
     options, config = resolve(options)
     experiment = experiment_of(options, config)
     _check_metric(experiment)

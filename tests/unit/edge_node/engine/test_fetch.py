@@ -278,6 +278,9 @@ def test_a_delta_that_rides_in_the_announcement_is_not_pulled() -> None:
     assert fetch.complete
     assert fetch.payloads() == ((newest, content(newest.kind, newest.version, newest.payload_bytes)),)
     assert not [effect for effect in effects if isinstance(effect, SubscribeSegment)]
+    assert [effect.fields for effect in effects if isinstance(effect, Note)] == [
+        {"version": 5, "bytes": 10, "pulled": 0}
+    ]
     assert fetch.deadline() is None
 
 

@@ -171,7 +171,8 @@ class TestStory:
         heard: list[tuple[str, dict[str, object]]] = [
             ("connected", {}),
             ("round_joined", {"round": 3}),
-            ("model_ready", {"bytes": 100}),
+            ("model_fetched", {"bytes": 100}),
+            ("model_fetched", {"bytes": 70, "pulled": 30}),
             ("training_started", {"round": 3}),
             ("training_finished", {}),
             ("update_offered", {"bytes": 40}),
@@ -181,9 +182,19 @@ class TestStory:
         for event, fields in heard:
             assert story.hear(line("node-0", event, **fields)) is None
             states.append(story.nodes["node-0"].state)
-        assert states == ["idle", "fetching", "fetching", "training", "uploading", "uploading", "delivered", "idle"]
+        assert states == [
+            "idle",
+            "fetching",
+            "fetching",
+            "fetching",
+            "training",
+            "uploading",
+            "uploading",
+            "delivered",
+            "idle",
+        ]
         node = story.nodes["node-0"]
-        assert (node.round, node.applied, node.bytes_up, node.bytes_down) == (3, 1, 40, 100)
+        assert (node.round, node.applied, node.bytes_up, node.bytes_down) == (3, 1, 40, 130)
 
     def test_stale_and_refused_receipts_are_counted_apart(self) -> None:
         story = Story({"node-0": NodeStory()})
