@@ -76,12 +76,19 @@ def explain(waiting: Waiting) -> str:
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
+    if reason in OVER:
+        return _ended(waiting, reason)
     last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
         return f"{last}{seen}"
-    if reason in OVER:
-        return last
     return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
+
+
+def _ended(waiting: Waiting, reason: str) -> str:
+    """That a run is over whose coordinator has ended: as it should be, so that does not come first."""
+    why = "" if reason == WaitReason.FINISHED else f" ({waited_words(reason).removeprefix('nothing: ')})"
+    version = f", version {waiting.fields['version']}" if "version" in waiting.fields else ""
+    return f"the run is over{why}{version}; its coordinator was heard {span(waiting.said_s)} ago"
 
 
 def nobody_trains(version: object, failing: Mapping[str, str], failed: int = 0) -> str:

@@ -278,7 +278,7 @@ def test_there_is_nothing_to_export_before_version_zero(tmp_path: Path) -> None:
 
 
 def test_an_export_to_nowhere_says_so(store: CoordinatorStore, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="written"):
+    with pytest.raises(ConfigError, match="there is no folder"):
         export_model(tmp_path / "store", tmp_path / "no" / "folder" / "out.safetensors")
 
 

@@ -50,6 +50,13 @@ def test_a_run_that_is_over_waits_for_no_update() -> None:
     assert "start it again" not in text("finished", pid=None)
 
 
+def test_a_run_that_is_over_needs_no_coordinator() -> None:
+    """It began with `no coordinator is running`, of a run that had ended as it should."""
+    assert text("finished", pid=None) == "the run is over, version 3; its coordinator was heard 5 min ago"
+    early = text("stopped_early", pid=None)
+    assert early.startswith("the run is over (stopping.patience evaluations in a row brought no improvement")
+
+
 def test_a_dead_coordinator_is_not_said_to_wait() -> None:
     assert text("something new", pid=None) == (
         "no coordinator is running; 5 min ago the last one waited for something new, 2 online,"
