@@ -45,9 +45,7 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     ] = None,
     home_assistant: Annotated[
         str | None,
-        typer.Option(
-            metavar="URL", help="Show it in Home Assistant too, through this broker; docs/how-to/home-assistant.md."
-        ),
+        typer.Option(metavar="URL", help="Show it in Home Assistant too, through this broker."),
     ] = None,
 ) -> None:
     """Show a run on a page: what it waits for, its curves, its nodes; with JSON and Prometheus' numbers beside it.

@@ -65,7 +65,7 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
         Path | None, typer.Option(help="A coordinator's TOML file; options that are given win over it.", exists=True)
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of a coordinator: train.learning_rate=0.1")
+        list[str] | None, typer.Option("--set", help="A coordinator's setting: round.pace_s=60")
     ] = None,
     report_to: Annotated[Path | None, typer.Option("--report", help="For coordinator plot and compare: FILE.")] = None,
     keep: Annotated[

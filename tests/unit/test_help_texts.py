@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import typer
 from typer.main import get_command
+from typer.testing import CliRunner
 
 PROGRAMS = {
     "coordinator": "coordinator.cli",
@@ -51,3 +52,15 @@ def test_every_command_has_an_example_of_itself(program: str) -> None:
             if not found or f" {typed.split()[-1]} " not in shown.replace("\n", " "):
                 lacking.append(typed)
     assert lacking == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_word_of_the_help_is_cut_at_80_columns(program: str) -> None:
+    """A word that is longer than its column ends in an ellipsis, such as `docs/how-to/home-assista…`."""
+    make, cut = made(PROGRAMS[program]), []
+    for name in getattr(get_command(make([])), "commands", {}).keys() - (ROLES if program == "fedmq" else set()):
+        whole: Any = get_command(make([name]))
+        for typed, _ in leaves(whole.commands[name], [name]):
+            told = CliRunner().invoke(make([name]), [*typed.split(), "--help"], env={"COLUMNS": "80"})
+            cut += [line for line in told.output.splitlines() if "…" in line or len(line) > 80]
+    assert cut == []
