@@ -49,7 +49,7 @@ function drawMarks(plot) {
   ctx.restore();
 }
 
-function draw(id, series, data, axes, hooks = {}) {
+function draw(id, series, data, axes, hooks = {}, room = 0) {
   const place = document.getElementById(id);
   const width = Math.max(200, place.clientWidth);
   const known = charts[id];
@@ -63,7 +63,8 @@ function draw(id, series, data, axes, hooks = {}) {
   const tone = { stroke: colour("quiet"), grid: { stroke: colour("edge"), width: 1 }, ticks: { stroke: colour("edge"), width: 1 } };
   const plot = new uPlot({
     width, height: 220, padding: [10, 22, 0, 0],
-    scales: { x: { time: false } },
+    // Bars are as wide as half a version beside it.
+    scales: { x: { time: false, ...(room ? { range: (_, least, most) => [least - room, most + room] } : {}) } },
     axes: [{ ...tone, space: 60, incrs: whole, label: "version", size: 30, gap: 3, labelSize: 16, labelGap: -2, labelFont: "12px system-ui", font: "12px system-ui" },
       ...axes.map((axis) => ({ ...tone, size: 62, font: "12px system-ui", ...axis }))],
     series: [{ label: "version" }, ...series],
@@ -114,5 +115,5 @@ function drawMembers(rows) {
   draw("members", [["applied", "blue"], ["stale", "wait"], ["refused", "orange"]].map(([label, tone], at) => ({
     label, stroke: colour(tone), width: at ? 2 : 1, fill: at ? undefined : colour(tone), paths: at ? undefined : bars, points: { show: false },
   })), [rows.map((one) => one.version), rows.map((one) => one.accepted), rows.map((one) => one.stale), rows.map((one) => one.refused)],
-  [{ incrs: whole }]);
+  [{ incrs: whole }], {}, 0.5);
 }
