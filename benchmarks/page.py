@@ -234,23 +234,14 @@ def refresh_cpu_s(page: Served, state: Path, times: int) -> list[float]:
     return spent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hammered:
-    """What 20 clients of a page cost a coordinator on the same machine: its processor time for a version, a round each.
+def hammered(folder: Path, window_s: float, rounds: int) -> tuple[list[float], list[float]]:
+    """A coordinator's processor time for a version while 20 clients are on its page, a round each.
 
-    Attributes:
-        over_none: While they are on its page, over its time without any.
-        over_elsewhere: While they are on its page, over its time while they are on the page of a copy of its folder,
-            where they and the page take as much of the machine, and nothing of the coordinator's files.
+    Returns:
+        It over that without clients, and over that while they are on the page of a copy of its folder.
     """
-
-    over_none: list[float]
-    over_elsewhere: list[float]
-
-
-def hammered(folder: Path, window_s: float, rounds: int) -> Hammered:
-    """Windows without clients, with them on the coordinator's page, and on another run's, in turn."""
-    found = Hammered(over_none=[], over_elsewhere=[])
+    over_none: list[float] = []
+    over_elsewhere: list[float] = []
     with LocalBroker() as broker:
         plan = Plan(nodes=4, task="quadratic", spread_s=0.02)
         write_settings(plan, folder, broker.url)
@@ -267,9 +258,9 @@ def hammered(folder: Path, window_s: float, rounds: int) -> Hammered:
                         here_s = _each_version_s(coordinator.pid, state, window_s)
                     with clients(elsewhere):
                         there_s = _each_version_s(coordinator.pid, state, window_s)
-                    found.over_none.append(here_s / alone_s)
-                    found.over_elsewhere.append(here_s / there_s)
-    return found
+                    over_none.append(here_s / alone_s)
+                    over_elsewhere.append(here_s / there_s)
+    return over_none, over_elsewhere
 
 
 def _copied(state: Path, folder: Path) -> None:
@@ -393,11 +384,11 @@ def main() -> None:
         shutil.rmtree(folder / "coordinator")
         figures += large_figures(folder, options.nodes, options.versions)
         shutil.rmtree(folder / "coordinator")
-        found = hammered(folder, options.window, options.pairs)
-    for ratios, than in ((found.over_none, "none"), (found.over_elsewhere, f"{CLIENTS} on another run's page")):
+        over_none, over_elsewhere = hammered(folder, options.window, options.pairs)
+    for ratios, than in ((over_none, "none"), (over_elsewhere, f"{CLIENTS} on another run's page")):
         what = f"coordinator's CPU a version, {CLIENTS} clients on the page / {than}"
         note = f"median of {len(ratios)} pairs, {min(ratios):.3f} to {max(ratios):.3f}"
-        figures.append(Figure(what=what, measured=statistics.median(ratios), bar=1.03, note=note))
+        figures += [Figure(what=what, measured=statistics.median(ratios), bar=1.03, note=note)]
     skipped = {} if CHROMIUM else {"first paint and first curve": "Chromium is not installed: apt-get install chromium"}
     sys.exit(0 if show("The page", figures, as_json=options.json, skipped=skipped) else 1)
 

@@ -14,8 +14,8 @@ from edge_node.config import ModelSection
 from edge_node.model.versions import Versions, Written
 from federation.documents import read_json
 from federation.errors import FederationError
+from federation.programs import run_program
 from federation.runtime.log import get_log
-from federation.runtime.programs import run_program
 from federation.storage.folder import write_file
 
 __all__ = ["TOLD", "Hooks", "Publish", "read_told"]

@@ -12,9 +12,9 @@ import structlog
 
 from coordinator.config.alerts import AlertsSection
 from federation.errors import FederationError
+from federation.programs import run_program
 from federation.protocol.limits import fit_text
 from federation.runtime.address import parse_broker_url
-from federation.runtime.programs import run_program
 from federation.runtime.visit import visit_broker
 
 __all__ = ["NotDelivered", "Sink", "make_sinks"]

@@ -88,7 +88,7 @@ def took_part_well(name: str) -> Participation:
 def test_a_screen_of_80_columns_has_room_for_where_a_node_is_and_what_happened() -> None:
     """The heads were `wh…` and `ha…` there, beside three columns of zeros."""
     nodes = [took_part_well("edge-01"), replace(took_part_well("edge-02"), statuses={}, attended=Attended(asked=0))]
-    here = {node.node: Seen(presence=Presence.ONLINE, at_s=0.0, incarnation=1) for node in nodes}
+    here = {str(node.node): Seen(presence=Presence.ONLINE, at_s=0.0, incarnation=1) for node in nodes}
     shown_lines = lines(node_table(nodes, here=here), 80)
     assert shown_lines[1].split() == ["node", "applied", "lag", "payload", "pulled", "now", "what", "happened"]
     assert [line.split()[-2:] for line in shown_lines[3:]] == [["KiB", "online"], ["never", "asked"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.runtime.programs import run_program
+from federation.programs import run_program
 
 PYTHON = (sys.executable, "-c")
 
