@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.privacy.taking import NOBODY_YET, Taking
+from federation.privacy.taking import NOBODY_YET, NOT_DRAWN, Drawn, Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, SumRequest
 from federation.types import (
@@ -57,8 +57,7 @@ class VersionRecord:
         version: Its number; ``digest``: `Vectors.digest` of what nodes hold at it (the shadow).
         previous: The predecessor's digest; b"" for version 0.
         manifest_digest: Digest of the manifest.
-        seed: The seed whose `Task.initial_parameters` gives version 0, while the deltas of ``parts`` reach back to it;
-            else None.
+        seed: Of `Task.initial_parameters` for version 0, while the deltas of ``parts`` reach back to it; else None.
         parts: The parts that are published with this version (its keyframe, its delta, older parts still retained).
         accepted: Updates in it.
     """
@@ -81,8 +80,7 @@ class RoundRecord:
         version: The model version that it asks to train from.
         nodes: The chosen nodes: one slot each.
         cohort: The rule that was announced.
-        evaluation: The share of the nodes that evaluate the version; None asks nobody. All rounds of a version have the
-            same one.
+        evaluation: The share of the nodes that evaluate the version, one for all of its rounds; None asks nobody.
     """
 
     round: RoundId
@@ -335,6 +333,7 @@ class ReleaseLedger:
         releases: How many there were, the next one's number, and ``own`` of them with the coordinator's own noise.
         takings: Each node's part, and ``floor`` that of a node which is not known: after a restore.
         epsilon: Budget of each at ``delta``, of the newest sum; None where there was none.
+        drawn: How much noise there was.
     """
 
     releases: int = 0
@@ -343,6 +342,7 @@ class ReleaseLedger:
     floor: Taking = NOBODY_YET
     epsilon: float | None = None
     delta: float | None = None
+    drawn: Drawn = NOT_DRAWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

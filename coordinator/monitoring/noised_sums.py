@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.records import ReleaseLedger
-from federation.privacy.taking import Taking
+from federation.privacy.taking import NOT_DRAWN, Drawn, Taking
 from federation.types import NodeId, RunId
 from federation.units import counted
 
@@ -72,6 +72,7 @@ class NodesReport:
         epsilons: And its epsilon
         delta: at this delta.
         budget: Most that each node's may be; None where it is not known.
+        drawn: How much noise there was, and whether the coordinator adds it.
         floor: Epsilon of every node that is not listed: above 0 once a backup was restored.
     """
 
@@ -82,6 +83,7 @@ class NodesReport:
     epsilons: dict[NodeId, float]
     delta: float
     budget: float | None
+    drawn: Drawn = NOT_DRAWN
     floor: float = 0.0
 
     @property
@@ -111,6 +113,7 @@ def nodes_report(store: Ledger) -> NodesReport | None:
         epsilons={node: gaussian_epsilon(math.sqrt(one.spent), delta) for node, one in ledger.takings.items()},
         delta=delta,
         budget=ledger.epsilon,
+        drawn=ledger.drawn,
         floor=gaussian_epsilon(math.sqrt(ledger.floor.spent), delta),
     )
 
@@ -129,6 +132,8 @@ def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
         "adjacency": NODES_ADJACENCY,
         "delta": report.delta,
         "budget": report.budget,
+        "noise": report.drawn.noise,
+        "clip": report.drawn.clip,
         "largest_epsilon": report.largest,
         "epsilon_of_others": report.floor,
         "sums": report.releases,
@@ -144,7 +149,7 @@ def nodes_line(report: NodesReport | None) -> str:
     budget = "" if report.budget is None else f" of {report.budget:g}"
     return (
         f"noise on sums: largest epsilon {report.largest:.3f}{budget} (delta {report.delta:g}, {nodes}, "
-        f"unit {NODES_UNIT}, {NODES_ADJACENCY}{_TRUSTED if report.own else ''})"
+        f"unit {NODES_UNIT}, {NODES_ADJACENCY}{_TRUSTED if _noise_by(report) != 'helpers' else ''})"
     )
 
 
@@ -152,8 +157,11 @@ _TRUSTED = "; the coordinator adds the noise and sees every update"
 
 
 def _noise_by(report: NodesReport) -> str:
-    """Who has added the noise: ``helpers``, ``coordinator`` or ``both``, one in some sums and one in others."""
-    if not report.own:
+    """Who has added the noise: ``helpers``, ``coordinator`` or ``both``, one in some sums and one in others.
+
+    What was taken over from another run, or is counted for all after a restore, is the coordinator's.
+    """
+    if not report.own and report.drawn.here is None:
         return "helpers"
     return "coordinator" if report.own >= report.releases else "both"
 
@@ -162,8 +170,9 @@ def not_promised_of_nodes(report: NodesReport | None) -> tuple[str, ...]:
     """What nobody may conclude from it."""
     if report is None:
         return ()
-    helped = NOT_PROMISED_OF_NODES if report.own < report.releases or not report.releases else ()
-    return tuple(dict.fromkeys((*helped, *(NOT_PROMISED_BY_COORDINATOR if report.own else ()))))
+    by = _noise_by(report)
+    helped = NOT_PROMISED_OF_NODES if by != "coordinator" else ()
+    return tuple(dict.fromkeys((*helped, *(NOT_PROMISED_BY_COORDINATOR if by != "helpers" else ()))))
 
 
 def _protected_by(report: NodesReport) -> list[str]:
@@ -189,6 +198,21 @@ _MEANT = (
 )
 
 
+def _bound(report: NodesReport) -> str:
+    """After a restore nodes pay for sums in which they may have been."""
+    return "an upper bound" if report.floor else "exact"
+
+
+def _noise_said(report: NodesReport) -> list[str]:
+    drawn = report.drawn
+    if drawn.noise is None or drawn.clip is None:
+        return []
+    sums = f"{report.releases} {'sum' if report.releases == 1 else 'sums'}"
+    added = {"helpers": "each helper", "coordinator": "the coordinator", "both": "each helper, or the coordinator,"}
+    said = f"In {sums} {added[_noise_by(report)]} has added Gaussian noise with a standard deviation of at least"
+    return [f"{said} {drawn.noise:g} times the clip, the L2 norm of the longest contribution: at most {drawn.clip:g}."]
+
+
 def _floor_said(report: NodesReport) -> list[str]:
     """After a restore: whoever came since the backup may have been in each sum that it does not know of."""
     if not report.floor:
@@ -209,7 +233,8 @@ def nodes_said(report: NodesReport | None) -> list[str]:
         f"Which runs are compared: {NODES_ADJACENCY}.",
         f"Largest epsilon of any node: {report.largest:.4f} at delta {report.delta:g} ({largest}){budget}.",
         _MEANT,
-        "It counts every sum that was charged, used or not, and is exact for Gaussian noise.",
+        f"It counts every sum that was charged, used or not, and is {_bound(report)} for Gaussian noise.",
+        *_noise_said(report),
         *_floor_said(report),
         "A node that has left, or was revoked, keeps its account here; one that comes back goes on with it.",
         "",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from coordinator.monitoring.masked_sums import NOT_PROMISED_BY_MASKS, MaskedVersions, masked_said, masked_versions
 from coordinator.monitoring.noised_sums import (
     NodesReport,
     nodes_report,
@@ -17,24 +18,19 @@ from coordinator.monitoring.noised_sums import (
     not_promised_of_nodes,
 )
 from coordinator.monitoring.state_files import read_sealed
-from coordinator.records import BatchRecord, NodeSpent
+from coordinator.records import NodeSpent
 from coordinator.storage.read_only import ReadOnlyStore
-from coordinator.storage.store import VersionRow
-from federation.protocol.messages import ReceiptStatus
 from federation.types import ModelVersion, NodeId, RunId
 from federation.units import counted
 
 __all__ = [
     "ADJACENCY",
     "NOT_PROMISED",
-    "NOT_PROMISED_BY_MASKS",
     "UNIT",
     "WIDTH",
     "Covered",
-    "MaskedVersions",
     "PrivacyReport",
     "covered",
-    "masked_versions",
     "privacy_line",
     "privacy_report",
     "privacy_row",
@@ -60,14 +56,6 @@ NOT_PROMISED = (
 )
 
 
-NOT_PROMISED_BY_MASKS = (
-    "Whoever holds the coordinator and enough of the helpers together can see a single node's update.",
-    "Nodes that work together with the coordinator can take their own part out of a sum.",
-    "A sum says something of the nodes in it, and the sums of many versions say more: only noise bounds that.",
-    "No cryptographer has reviewed the masks; decision record 38 has the argument.",
-)
-
-
 WIDTH = 80
 """Columns of the statement."""
 
@@ -81,35 +69,6 @@ class Ledgers(Protocol):
 
     def spent(self) -> Mapping[NodeId, NodeSpent]:
         """What nodes have spent."""
-
-
-class Batches(Protocol):
-    """What is read of the sums of a run's store."""
-
-    def history(self) -> list[VersionRow]:
-        """All versions."""
-
-    def batch(self, version: ModelVersion) -> BatchRecord | None:
-        """Whose updates made a version, where they were masked."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskedVersions:
-    """Versions of which the coordinator has seen sums only.
-
-    Attributes:
-        masked: How many there are.
-        plain: How many others, without the initial one: their updates were seen one by one.
-        members_least: The fewest nodes of any sum.
-        helpers: Of the newest of them: how many hold seeds.
-        threshold: And without how many of them nothing is revealed.
-    """
-
-    masked: int
-    plain: int
-    members_least: int
-    helpers: int
-    threshold: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +89,16 @@ class PrivacyReport:
     def largest(self) -> float:
         """The largest epsilon of any node."""
         return max(self.epsilons.values(), default=0.0)
+
+    @property
+    def delta(self) -> float:
+        """The largest delta of any node: at this one no node's epsilon is above the largest."""
+        return max(one.privacy.delta for one in self.spent.values())
+
+    @property
+    def budget(self) -> float:
+        """Most that any node was asked to spend."""
+        return max(one.privacy.epsilon for one in self.spent.values())
 
 
 def read_privacy(folder: Path) -> PrivacyReport | None:
@@ -158,31 +127,18 @@ def privacy_report(store: Ledgers) -> PrivacyReport | None:
     return PrivacyReport(run=run, spent=spent, epsilons=epsilons)
 
 
-def masked_versions(store: Batches) -> MaskedVersions | None:
-    """Which versions of a run were made of masked updates; None where none was.
-
-    Raises:
-        StorageError: It cannot be read.
-    """
-    versions = [row.record.version for row in store.history() if row.record.version > 0]
-    batches = [batch for version in versions if (batch := store.batch(version)) is not None]
-    if not batches:
-        return None
-    return MaskedVersions(
-        masked=len(batches),
-        plain=len(versions) - len(batches),
-        members_least=min(len(request.tickets) for batch in batches for request in batch.requests),
-        helpers=batches[-1].request.terms.count,
-        threshold=batches[-1].request.terms.threshold,
-    )
-
-
 def privacy_row(report: PrivacyReport | None) -> dict[str, object] | None:
     """The same as plain data, always with unit, adjacency and delta."""
     if report is None:
         return None
     nodes = {node: _node_row(one, report.epsilons[node]) for node, one in report.spent.items()}
-    return {"unit": UNIT, "adjacency": ADJACENCY, "largest_epsilon": report.largest, "nodes": nodes}
+    return {
+        "unit": UNIT,
+        "adjacency": ADJACENCY,
+        "largest_epsilon": report.largest,
+        "delta": report.delta,
+        "nodes": nodes,
+    }
 
 
 def _node_row(one: NodeSpent, epsilon: float) -> dict[str, object]:
@@ -195,10 +151,9 @@ def privacy_line(report: PrivacyReport | None) -> str:
     """The same in one line; nothing where nothing was spent."""
     if report is None:
         return ""
-    one = next(iter(report.spent.values())).privacy
     nodes = counted(len(report.spent), "node")
     return (
-        f"differential privacy: largest epsilon {report.largest:.3f} of {one.epsilon:g} (delta {one.delta:g}, "
+        f"differential privacy: largest epsilon {report.largest:.3f} of {report.budget:g} (delta {report.delta:g}, "
         f"{nodes}, unit {UNIT}, {ADJACENCY})"
     )
 
@@ -228,7 +183,7 @@ def covered(store: ReadOnlyStore) -> Covered:
     """
     noised, spent = {release.version for release in store.releases()}, store.spent()
     versions = [row.record.version for row in store.history()]
-    senders = (one.node for one in store.participation() if one.count(ReceiptStatus.APPLIED)) if spent else ()
+    senders = (one.node for one in store.participation() if one.statuses) if spent else ()
     return Covered(
         run=store.run,
         newest=max(versions, default=None),
@@ -307,7 +262,7 @@ def _statement(
 ) -> list[str]:
     said = [*nodes_said(nodes), *_bare_said(what)]
     rows = [] if report is None and said else [*_rows_said(report), *_unprotected_said(what), ""]
-    lines = [*rows, *said, *([""] if said else []), *_sums_said(masked), "", _broker_said(folder)]
+    lines = [*rows, *said, *([""] if said else []), *masked_said(masked, what.newest), "", _broker_said(folder)]
     excluded = _not_promised(report, nodes, masked)
     return [*lines, "", "What is not promised:", *(f"- {line}" for line in excluded)] if excluded else lines
 
@@ -323,19 +278,6 @@ def _unprotected_said(what: Covered) -> list[str]:
         return []
     names = ", ".join(what.unprotected)
     return [f"Without an account, and so without any promise, updates have come from: {names}."]
-
-
-def _sums_said(masked: MaskedVersions | None) -> list[str]:
-    if masked is None:
-        return ["Masked sums: none. The coordinator has seen each update by itself."]
-    helpers = counted(masked.helpers, "helper")
-    said = [
-        f"Masked sums: {masked.masked} of {counted(masked.masked + masked.plain, 'version')}.",
-        f"Of these the coordinator has seen sums over at least {masked.members_least} nodes, and no update by itself.",
-        f"Of the newest one {helpers} held the seeds, and nothing is revealed without {masked.threshold} of them.",
-    ]
-    plain = counted(masked.plain, "version")
-    return [*said, f"Of {plain} it has seen each update by itself."] if masked.plain else said
 
 
 def _broker_said(folder: Path) -> str:
@@ -361,13 +303,12 @@ def _rows_said(report: PrivacyReport | None) -> list[str]:
     if report is None:
         return ["No update of this run was made with differential privacy: nothing is promised of any row."]
     largest = max(report.epsilons, key=lambda node: report.epsilons[node])
-    delta = max(one.privacy.delta for one in report.spent.values())
     return [
         "Differential privacy for each example",
         "",
-        "What was protected: each single row of the training data of each node (DP-SGD with noise on the node).",
+        "What was protected: each single row of the training data of each node below (DP-SGD with noise on the node).",
         f"Which data sets are compared: two that differ in one row ({ADJACENCY}).",
-        f"Largest epsilon of any node: {report.largest:.4f} at delta {delta:g} ({largest}).",
+        f"Largest epsilon of any node: {report.largest:.4f} at delta {report.delta:g} ({largest}).",
         _MEANT,
         "Rows were drawn in secret for each step (Poisson sampling).",
         "Epsilon is an upper bound: the least of Renyi accounting and of the composed privacy loss.",

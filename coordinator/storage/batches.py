@@ -1,11 +1,14 @@
 """Masked sums in the coordinator's database: seeds that go to helpers, the batch that is frozen, what helpers answered.
 
 A batch is frozen as long as its version is above the head: the commit of that version is what ends it, and a head that
-is undone is made again from the same batch and the same sums, whether its helpers still have them or not.
+is undone is made again from the same batch and the same sums, whether its helpers still have them or not. Of one that
+need not be audited any more stays how many nodes and helpers it had, for the statement on privacy.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from coordinator.records import (
@@ -33,6 +36,8 @@ if TYPE_CHECKING:  # it computes with arrays
 
 __all__ = [
     "Batches",
+    "MaskedPast",
+    "begin_past",
     "delete_batch",
     "delete_seeds",
     "expire_sums",
@@ -41,6 +46,7 @@ __all__ = [
     "insert_sum",
     "read_batch",
     "read_frozen",
+    "read_past",
     "read_seeds",
     "read_sum_parts",
     "read_sums",
@@ -50,6 +56,37 @@ _LENGTH_BYTES = 2
 _REQUEST_BYTES = 4
 
 _MEMBER = ("update", "node", "num_examples", "staleness")
+
+_PAST = "masked_past"
+"""Key in `meta`: `MaskedPast`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedPast:
+    """Of the masked versions whose batches are gone, what a statement on privacy is made of.
+
+    Attributes:
+        since: The first version of which this is known; an earlier release has kept nothing of those before.
+        versions: How many masked ones there were.
+        members_least: The fewest nodes of any of their sums; 0 where there was none.
+        helpers: How many helpers there were, and how many of them had to answer: each pair once, the newest last.
+    """
+
+    since: int
+    versions: int = 0
+    members_least: int = 0
+    helpers: tuple[tuple[int, int], ...] = ()
+
+    def after(self, batch: BatchRecord) -> "MaskedPast":
+        """The same with one more."""
+        terms, fewest = batch.request.terms, min(len(request.tickets) for request in batch.requests)
+        pair = (terms.count, terms.threshold)
+        return MaskedPast(
+            since=self.since,
+            versions=self.versions + 1,
+            members_least=min(self.members_least or fewest, fewest),
+            helpers=(*(one for one in self.helpers if one != pair), pair),
+        )
 
 
 class Batches(Protocol):
@@ -194,8 +231,34 @@ def read_sums(database: Readable, version: ModelVersion) -> list[bytes]:
     return found
 
 
+def begin_past(database: Database) -> None:
+    """Know of every version from the first one on whether it was masked; in the transaction of version 0."""
+    _write_past(database, MaskedPast(since=1))
+
+
+def read_past(database: Readable) -> MaskedPast | None:
+    """What is known of the masked versions whose batches are gone; None where an earlier release has kept nothing."""
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _PAST).fetchone()
+    if row is None:
+        return None
+    found = read_json(row["value"])
+    return MaskedPast(**found | {"helpers": tuple(map(tuple, found["helpers"]))})
+
+
+def _write_past(database: Database, past: MaskedPast) -> None:
+    database.insert("meta", {"key": _PAST, "value": json.dumps(asdict(past))}, conflict="REPLACE")
+
+
 def expire_sums(database: Database, version: int) -> None:
-    """The sums of this version, and of those before it, need not be audited any more."""
+    """The sums of this version, and of those before it, need not be audited any more; in a transaction."""
+    rows = database.execute("SELECT * FROM batches WHERE version <= ? ORDER BY version", version).fetchall()
+    if not rows:
+        return
+    past = read_past(database) or MaskedPast(since=rows[0]["version"])
+    for row in rows:
+        with contextlib.suppress(DamagedStore):
+            past = past.after(_batch(row))
+    _write_past(database, past)
     for table in ("batches", "sums"):
         database.execute(f"DELETE FROM {table} WHERE version <= ?", version)  # noqa: S608 - our own names
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
@@ -32,10 +32,8 @@ __all__ = ["ReadOnlyStore", "StoreReader"]
 _PAYLOAD = "SELECT body, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE update_id = ?"
 _FRAME = "SELECT frame FROM parts WHERE kind = ? AND version = ?"
 _DIGESTS = "SELECT version, blob_digest FROM versions"
-_LARGE = """
-SELECT update_id, payload_digest AS digest FROM payloads LEFT JOIN updates USING (update_id)
-WHERE body IS NULL
-"""
+_LARGE = "SELECT update_id, payload_digest FROM payloads LEFT JOIN updates USING (update_id) WHERE body IS NULL"
+_WAITING = "SELECT COUNT(*) FROM updates WHERE status = 'stored'"
 _PART = "SELECT * FROM parts WHERE kind = ? AND version = ?"
 
 
@@ -109,9 +107,7 @@ class StoreReader:
 
     def task(self) -> str | None:
         """What the run trains, by the name that is announced; None where an earlier release has made the store."""
-        with reading("task"):
-            row = self._tables.execute("SELECT value FROM meta WHERE key = 'task'").fetchone()
-        return None if row is None else str(row["value"])
+        return None if (task := self._said("task")) is None else str(task)
 
     def inputs(self) -> str | None:
         """What the run's inputs and targets mean; None where it was not known when the run began."""
@@ -137,6 +133,11 @@ class StoreReader:
         """The masked batch that a version is made of, or will be; None where there is none, or it is too long ago."""
         with reading(f"batch of version {version}"):
             return batches.read_batch(self._tables, version)
+
+    def masked_past(self) -> batches.MaskedPast | None:
+        """What is known of the masked versions whose batches are gone; None in a store of an earlier release."""
+        with reading("masked versions"):
+            return batches.read_past(self._tables)
 
     def sums(self, version: ModelVersion) -> list[bytes]:
         """What helpers answered for a version's batch, by class.
@@ -174,6 +175,11 @@ class StoreReader:
         if row is None or blob_digest(body) != row["blob_digest"]:
             raise DamagedStore(f"the model of version {version} is damaged")
         return model_from_bytes(version, body)
+
+    def _said(self, key: str) -> Any:
+        with reading(key):
+            row = self._tables.execute("SELECT value FROM meta WHERE key = ?", key).fetchone()
+        return None if row is None else row["value"]
 
     def _blob(self, name: str) -> bytes:
         try:
@@ -285,8 +291,7 @@ class ReadOnlyStore(StoreReader):
     def waiting(self) -> int:
         """How many updates are stored and in no version."""
         with reading("updates"):
-            rows = self._database.execute("SELECT COUNT(*) FROM updates WHERE status = 'stored'")
-            return int(rows.fetchone()[0])
+            return int(self._database.execute(_WAITING).fetchone()[0])
 
     def rounds_reserved(self) -> int:
         """How many round numbers have been reserved: the first one that is free."""
@@ -321,9 +326,7 @@ class ReadOnlyStore(StoreReader):
 
     def began_ms(self) -> int:
         """When the run was begun, in milliseconds since 1970; 0 where an earlier release has made the store."""
-        with reading("began_ms"):
-            row = self._database.execute("SELECT value FROM meta WHERE key = 'began_ms'").fetchone()
-        return 0 if row is None else int(row["value"])
+        return int(self._said("began_ms") or 0)
 
     def listed_parts(self) -> tuple[list[ModelPart], list[str]]:
         """What nodes may pull: the parts that the head and its predecessor list, and those of which no row is left."""
@@ -374,9 +377,8 @@ class ReadOnlyStore(StoreReader):
         with reading("files"):
             digests = {row["version"]: row["blob_digest"] for row in self._database.execute(_DIGESTS)}
             named = {model_file(version): Digest(digests.get(version, b"")) for version in self.kept_models()}
-            named |= {
-                payload_file(row["update_id"]): Digest(row["digest"] or b"") for row in self._database.execute(_LARGE)
-            }
+            large = self._database.execute(_LARGE)
+            named |= {payload_file(row["update_id"]): Digest(row["payload_digest"] or b"") for row in large}
             for part in self.listed_parts()[0]:
                 row = self._database.execute(_FRAME, part.kind, part.version).fetchone()
                 if row["frame"] is None:
@@ -392,9 +394,7 @@ class ReadOnlyStore(StoreReader):
         self._database.copy(path)
 
     def _meta(self, key: str) -> bytes:
-        with reading(key):
-            row = self._database.execute("SELECT value FROM meta WHERE key = ?", key).fetchone()
-        if row is None:
+        value: bytes | None = self._said(key)
+        if value is None:
             raise StorageError(f"the store in {self._folder} has no {key}: no coordinator has finished its first start")
-        value: bytes = row["value"]
         return value

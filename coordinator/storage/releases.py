@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
-from federation.privacy.taking import NOBODY_YET, Taking
+from federation.privacy.taking import NOBODY_YET, Drawn, Taking
 from federation.storage.sql import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 
@@ -123,6 +123,8 @@ def charge_lost(database: Database, sums: int) -> None:
 def take_over(database: Database, ledger: ReleaseLedger) -> None:
     """Begin with what another run over the same data has spent, in a transaction; this one has no account yet."""
     database.insert("takings", *(_account(node, taking) for node, taking in ledger.takings.items()))
+    if ledger.drawn.here is not None:
+        begin_noise(database, ledger.drawn.here)
     if ledger.floor.releases:
         _write_floor(database, ledger.floor)
 
@@ -158,8 +160,10 @@ def read_ledger(database: Readable) -> ReleaseLedger:
         for row in database.execute("SELECT * FROM takings ORDER BY node")
     }
     floor = _read_floor(database)
+    bounds = database.execute("SELECT MIN(noise) AS noise, MAX(clip) AS clip FROM releases").fetchone()
+    drawn = Drawn(noise=bounds["noise"], clip=bounds["clip"], here=_read_noise(database))
     if newest is None:
-        return ReleaseLedger(takings=takings, floor=floor)
+        return ReleaseLedger(takings=takings, floor=floor, drawn=drawn)
     return ReleaseLedger(
         releases=newest["number"] + 1,
         own=_read_own(database),
@@ -167,6 +171,7 @@ def read_ledger(database: Readable) -> ReleaseLedger:
         floor=floor,
         epsilon=newest["epsilon"],
         delta=newest["delta"],
+        drawn=drawn,
     )
 
 

@@ -114,6 +114,8 @@ def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> No
     more = {"parts": schema.parts_text(commit.record.parts), "blob_digest": blob_digest, "reason": commit.reason}
     database.insert("versions", record | more | figures)
     insert_parts(database, commit.frames)
+    if not commit.record.version:
+        batches.begin_past(database)
     if commit.release is not None:
         releases.charge_release(database, commit.release, by_coordinator=True)
 

@@ -1,8 +1,8 @@
-"""One node's account of noised sums; apart from what prices them, which few of those who read accounts need."""
+"""One node's account of noised sums, and their noise; apart from what prices them, which few readers need."""
 
 from dataclasses import dataclass
 
-__all__ = ["NOBODY_YET", "Taking"]
+__all__ = ["NOBODY_YET", "NOT_DRAWN", "Drawn", "Taking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +22,23 @@ class Taking:
 
 NOBODY_YET = Taking(releases=0, last=-1, spent=0.0)
 """Of a node that was in none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """The noise on the sums of a run.
+
+    Attributes:
+        noise: Least standard deviation that one helper or the coordinator has added, in units of the sum's clip; None:
+            there was no sum.
+        clip: Largest clip of any of them.
+        here: The same as ``noise`` of what the coordinator itself adds, or did before; None: it adds none.
+    """
+
+    noise: float | None = None
+    clip: float | None = None
+    here: float | None = None
+
+
+NOT_DRAWN = Drawn()
+"""Of a run without noise."""

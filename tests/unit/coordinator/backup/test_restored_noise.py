@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.backup.making import make_backup
 from coordinator.backup.restoring import restore
+from coordinator.monitoring.noised_sums import nodes_report, nodes_row
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.releases import charge_release
@@ -132,3 +133,13 @@ def test_a_run_without_such_noise_needs_no_word(tmp_path: Path) -> None:
     store.close()
     restore(tmp_path / "before", tmp_path / "again")
     assert ledger(tmp_path / "again") == ReleaseLedger()
+
+
+def test_a_new_run_knows_whose_noise_it_has_taken_over(backup: Path, tmp_path: Path) -> None:
+    """Before its first sum it said that helpers had added it."""
+    restore(backup, tmp_path / "again", new_run=True, released=0)
+    with ReadOnlyStore(tmp_path / "again") as store:
+        assert store.released().drawn.here == Z
+        row = nodes_row(nodes_report(store))
+    assert row is not None
+    assert row["noise_by"] == "coordinator"

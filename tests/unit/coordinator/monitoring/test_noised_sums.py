@@ -23,6 +23,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import LocalProtocolError
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking
+from federation.privacy.taking import Drawn
 from federation.types import Digest, ModelVersion, NodeId
 
 A, B = NodeId("press-1"), NodeId("press-2")
@@ -81,6 +82,10 @@ def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureF
     said = " ".join(capsys.readouterr().out.split())
     assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1), of a budget of 8." in said
     assert NODES_ADJACENCY in said
+    assert (
+        "In 10 sums each helper has added Gaussian noise with a standard deviation of at least 4 times the clip" in said
+    )
+    assert "longest contribution: at most 1." in said
     assert "press-2: epsilon" in said
     assert "nothing is promised of any row" not in said
     for line in NOT_PROMISED_OF_NODES:
@@ -89,6 +94,7 @@ def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureF
     found = json.loads(capsys.readouterr().out)
     assert found["nodes_privacy"]["nodes"]["press-1"]["epsilon"] == pytest.approx(3.34141, abs=1e-5)
     assert (found["nodes_privacy"]["unit"], found["privacy"]) == ("nodes", None)
+    assert (found["nodes_privacy"]["noise"], found["nodes_privacy"]["clip"]) == (4.0, 1.0)
 
 
 def test_status_has_it_in_one_line_and_as_data(folder: Path) -> None:
@@ -118,7 +124,7 @@ def test_a_coordinator_that_adds_the_noise_is_named_as_trusted(
     said = " ".join(capsys.readouterr().out.split())
     assert "by noise that the coordinator has added to the sums" in said
     assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (press-1)" in said
-    assert "The coordinator has seen each update by itself" in said
+    assert "it has seen each update, and whoever gets a model has not" in said
     for line in NOT_PROMISED_BY_COORDINATOR:
         assert line in said
     for line in set(NOT_PROMISED_OF_NODES) - set(NOT_PROMISED_BY_COORDINATOR):
@@ -165,12 +171,16 @@ def test_after_a_restore_nodes_that_are_not_listed_have_an_epsilon_too(
 ) -> None:
     """A backup from before the first sum knows of nobody, and ten sums may have been made since."""
     store = SqliteStore(tmp_path)
-    store.batches.take_over(ReleaseLedger(floor=Taking(releases=10, last=-1, spent=10 / 16)))
+    ledger = ReleaseLedger(floor=Taking(releases=10, last=-1, spent=10 / 16), drawn=Drawn(here=4.0))
+    store.batches.take_over(ledger)
     store.close()
     show_privacy(tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     assert "Largest epsilon of any node: 3.3414 at delta 1e-05 (of each)." in said
     assert "Every node that is not listed is counted with epsilon 3.3414" in said
+    assert "by noise that the coordinator has added to the sums" in said, "no helper's accounts are ever lost"
+    assert "is an upper bound for Gaussian noise" in said
+    assert NOT_PROMISED_OF_NODES[0] not in said
     row = read_status(tmp_path)["nodes_privacy"]
     assert isinstance(row, dict)
     assert row["epsilon_of_others"] == pytest.approx(3.34141, abs=1e-5)
