@@ -69,6 +69,8 @@ class PrivacyLedger:
         self._state = state
         self._privacy = state.settings.train.privacy
         self._spent = {node: replace(one, steps=ledger_of(one.steps)) for node, one in recovered.spent.items()}
+        self._first = recovered.next_round
+        """A process before may have asked for turns of another price."""
         self._priced: dict[NodeId, tuple[RoundId, int]] = {}
         self._exhausted: set[NodeId] = set()
         self._absent = Absent(state, recovered)
@@ -124,14 +126,13 @@ class PrivacyLedger:
         said: tuple[SampledSteps, ...],
         turn: SampledSteps,
     ) -> tuple[SampledSteps, ...]:
-        """What a node has spent with this update."""
-        if known is None:
-            return ledger_of(said)
-        behind = _count(said, turn) < _count(known.steps, turn)
-        if behind and round_id > known.round:
-            # It has lost what it had spent before, so this turn comes on top of that.
-            return ledger_of((*greatest(known.steps, said), turn))
-        return ledger_of(greatest(known.steps, said))
+        """What a node has spent with this update: no less than is known, and than this turn costs [FED-303]."""
+        before = () if known is None else known.steps
+        least = _count(before, turn) + (turn.steps if round_id >= self._first else 0)
+        if _count(said, turn) < least and (known is None or round_id > known.round):
+            # It has lost what it had spent before, or says too little: this turn comes on top of what is known.
+            return ledger_of((*greatest(before, said), turn))
+        return ledger_of(greatest(before, said))
 
     def _look(self, node: NodeId, privacy: ExamplePrivacy) -> None:
         turn = turn_of(self._state.settings.train, privacy)

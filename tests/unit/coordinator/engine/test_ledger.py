@@ -93,6 +93,23 @@ def test_a_turn_of_a_wiped_node_comes_on_top_of_what_is_known() -> None:
     assert rig.store.spent[NodeId("a")].steps == steps(40), "a repeated offer is charged once"
 
 
+@pytest.mark.parametrize("noise", [4.0, 400.0])
+def test_an_update_costs_its_node_a_turn_whatever_it_says(noise: float) -> None:
+    """FED-303: one step, or steps with so much noise that they cost nothing; no statement may have that epsilon."""
+    rig = private_rig()
+    rig.connect()
+    born(rig, "a", "b")
+    said = (SampledSteps(sampling_rate=0.1, noise=noise, steps=1),)
+    for round_id in range(3):
+        rig.offer("a", round_id, spent=said)
+        rig.offer("b", round_id, spent=steps(10 * (round_id + 1)))
+        known = {(one.sampling_rate, one.noise): one.steps for one in rig.store.spent[NodeId("a")].steps}
+        assert known[0.1, 4.0] >= 10 * (round_id + 1)
+    rig.offer("a", 2, spent=said)
+    assert {(one.sampling_rate, one.noise): one.steps for one in rig.store.spent[NodeId("a")].steps} == known
+    assert rig.store.spent[NodeId("b")].steps == steps(30), "who says the truth pays no more"
+
+
 def test_what_a_node_claims_can_still_be_told_to_it() -> None:
     """FED-317: a turn on top of the largest count, or more kinds than a message has, ended the coordinator."""
     rig = private_rig()
