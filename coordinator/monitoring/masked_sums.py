@@ -14,6 +14,7 @@ __all__ = ["NOT_PROMISED_BY_MASKS", "MaskedVersions", "masked_said", "masked_ver
 NOT_PROMISED_BY_MASKS = (
     "Whoever holds the coordinator and more of the helpers than stated can see a single node's update.",
     "Nodes that work together with the coordinator can take their own part out of a sum.",
+    "A coordinator that is changed to give nodes models made for it can have one node's update stand out in a sum.",
     "A sum says something of the nodes in it, and the sums of many versions say more: only noise bounds that.",
     "No cryptographer has reviewed the masks; decision record 38 has the argument.",
 )
