@@ -15,6 +15,7 @@ from federation.command_line import (
     call,
     errors_told,
 )
+from federation.errors import ConfigError
 from federation.runtime.standard_output import reserve
 from federation.units import counted
 
@@ -70,6 +71,10 @@ def init(
         typer.echo(f"next, for each node: fedmq helper admit NODE=KEY --config {folder}")
         typer.echo(f"then: fedmq helper run --config {folder}")
         return
+    if "." in what or "/" in what:
+        raise ConfigError(
+            "NAME|FILE", f"there is no file {what}: say where the answer is, or a name", source="command line"
+        )
     file, line = ask(what, into)
     typer.echo(f"bring {file} to the server; there: coordinator enroll DIR --csr {file.name}")
     typer.echo(f"bring back DIR/enrolled/{what}.fedmq; here: fedmq helper init {what}.fedmq")

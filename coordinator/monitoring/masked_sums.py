@@ -108,8 +108,9 @@ def masked_said(masked: MaskedVersions | None, newest: int | None) -> list[str]:
 
 def _tolerated_said(helpers: int) -> str:
     if not helpers:
-        return "No helper may be on the coordinator's side, or it can see the update of one node."
-    return f"Up to {_helpers(helpers)} may be on the coordinator's side, and it still sees no update of one node."
+        return "Over all of them no helper may be on the coordinator's side, or it can see the update of one node."
+    side = "may be on the coordinator's side, and it still sees no update of one node"
+    return f"Over all of them up to {_helpers(helpers)} {side}."
 
 
 def _helpers(count: int) -> str:

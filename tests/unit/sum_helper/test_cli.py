@@ -72,6 +72,13 @@ def test_init_makes_keys_once_and_prints_the_line_that_is_pinned(tmp_path: Path)
     assert code == 2
 
 
+def test_an_answer_that_is_not_there_is_named() -> None:
+    """It was called a bad helper id."""
+    code, said = invoke("init", "works-council.fedmq")
+    assert code == 2
+    assert "there is no file works-council.fedmq" in said
+
+
 def test_a_node_is_admitted_by_its_line_or_its_request_file_and_no_key_under_two_names(folder: Path) -> None:
     one, two = SigningKey.new(), SigningKey.new()
     config = ["--config", str(folder)]
