@@ -6,12 +6,12 @@ first tensor, everywhere: weights, means over a test set, batches too small to n
 stacked, as pictures of several sizes with their boxes, a list has one item for each.
 """
 
+import copy
 import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ TARGET_NAMES = ("labels", "label", "targets", "target", "y")
 GAP = "is not finite: fill the gap or leave the row out, or say TorchTask(gaps=True) where the model knows gaps"
 
 _UNLIMITED = 1 << 30
+_LOOKS = 8
+"""So many batches are looked at for a loss of all pairs, where the first ones do not say it."""
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -202,6 +204,8 @@ class Reading:
     names: frozenset[str]
     any_name: bool
     whole: bool
+    looks: list[bool | None] = field(default_factory=list)
+    """Whether the loss is of all pairs of rows, as often as it was looked at; None: that could not be said."""
 
     @classmethod
     def of(cls, module: nn.Module, loss: Loss) -> "Reading":
@@ -231,13 +235,24 @@ class Reading:
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             given = f"tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
             raise TaskError(f"loss must return the mean loss of the batch, a tensor of one number, not a {given}")
-        if _would_broadcast(output, target) and _compares_all_pairs(self.loss, output, target):
+        if len(self.looks) < _LOOKS and _would_broadcast(output, target) and self._compares_all_pairs(output, target):
             raise TaskError(
                 f"the outputs are {list(output.shape)} and the targets {list(target.shape)}, so that the loss compares"
                 " each output with the targets of all rows: give both one shape, such as targets[:, None] or"
                 " output.squeeze(1)"
             )
         return output, loss.reshape(())
+
+    def _compares_all_pairs(self, output: torch.Tensor, target: torch.Tensor) -> bool:
+        flat = target.detach().reshape(len(target), -1)
+        differs = (flat != flat[0]).any(0)
+        if not bool(differs.any()):
+            return False  # every pair is as good as every other
+        key = flat[:, int(differs.int().argmax())].float()
+        rows = [int(key.argmin()), int(key.argmax())]
+        found = _of_pairs(self.loss, output[rows].detach(), target[rows].detach())
+        self.looks.extend([found] * (1 if found is None else _LOOKS))
+        return found is True
 
     def output(self, batch: Batch) -> Any:
         """The model's output for a batch."""
@@ -279,51 +294,68 @@ class Reading:
 
 
 def _would_broadcast(output: Any, target: Any) -> bool:
-    """Whether arithmetic on both makes more numbers than each has, such as (rows, 1) minus (rows,)."""
+    """Whether arithmetic on both may take each output with each target, such as (rows, 1) minus (rows,).
+
+    A loss of several outputs for each row may do so with one column of them.
+    """
     if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or output.shape == target.shape:
         return False
-    if output.numel() != target.numel() or not output.ndim or not target.ndim or len(output) != len(target):
+    if not output.ndim or not target.ndim or not len(output) == len(target) > 1:
         return False
+    if output.numel() != target.numel():
+        return output.ndim == 2 and target.ndim == 1 and target.is_floating_point()
     try:
         both: torch.Size = torch.broadcast_shapes(output.shape, target.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         return False
-    return len(output) > 1 and both.numel() > output.numel()
+    return both.numel() > output.numel()
 
 
 @torch.no_grad()
-def _compares_all_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether the loss of two rows is that of all pairs of an output and a target, and not that of the rows.
+def _of_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool | None:
+    """Whether the loss of two rows depends on their targets, and not on which of them belongs to which output.
 
-    A loss may bring both into one shape itself, so the shapes alone say nothing. One row cannot be broadcast.
+    None: these two do not say it. A loss may bring both into one shape itself, so the shapes alone say nothing.
+
+    Args:
+        loss: Of a batch.
+        output: Of two rows.
+        target: Theirs, which differ.
     """
-    differing = (target != target[0]).reshape(len(target), -1).any(1)
-    if not bool(differing.any()):
-        return False  # every pair is as good as every other
-    rows = torch.stack([torch.zeros_like(differing.int().argmax()), differing.int().argmax()])
-    wanted = target[rows]
-    # Right answers, too: of others the pairs may cost what the rows do.
-    tried = (output[rows], wanted.reshape(output[rows].shape).to(output.dtype))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            return any(_is_of_pairs(loss, few, wanted) for few in tried)
-    except Exception:  # noqa: BLE001 - a loss need not take one row, nor these outputs
-        return False
+            return _forgets_rows(copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss, output, target)
+    except Exception:  # noqa: BLE001 - a loss need not take two rows, nor these outputs
+        return None
 
 
-def _is_of_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool:
+def _forgets_rows(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool | None:
     """The same of exactly two rows; whatever the loss raises."""
-    together = loss(output, target)
-    right = sum(loss(output[row : row + 1], target[row : row + 1]) for row in (0, 1))
-    wrong = sum(loss(output[row : row + 1], target[1 - row : 2 - row]) for row in (0, 1))
-    # A mean or a sum, over four pairs or over two rows.
-    by_pairs, by_rows = ((right + wrong) / 4, right + wrong), (right / 2, right)
-    return any(map(partial(_alike, together), by_pairs)) and not any(map(partial(_alike, together), by_rows))
+    depends = False
+    for tried in _right_answers(output, target):
+        own, swapped, same = (float(loss(tried, each)) for each in (target, target.flip(0), target[[0, 0]]))
+        if not math.isfinite(own):
+            continue
+        if not _alike(own, swapped):
+            return False
+        depends = depends or not _alike(own, same)
+    return depends or None
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return math.isclose(float(one), float(other), rel_tol=1e-4, abs_tol=1e-8)
+def _right_answers(output: torch.Tensor, target: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Outputs that a row's own target fits best, so that another one costs more: of others both may cost the same.
+
+    Of several columns each has a part of it: scores that are all alike fit any class.
+    """
+    wide = target.reshape(2, -1).to(output.dtype)
+    parts = torch.arange(1, output.reshape(2, -1).shape[1] + 1, device=output.device) if len(wide[0]) == 1 else 1
+    for values in (wide, (wide - wide.mean(0)) / (wide.std(0) + 1e-6), wide / 2 + 0.25):
+        yield (values / parts).reshape(output.shape)
+
+
+def _alike(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-8)
 
 
 _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}

@@ -14,6 +14,7 @@ from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext, prepare
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
+from federation.tasks.training.batches import Reading
 from update_codec import Role
 
 NODE = TaskContext(node_index=0, node_count=1, device="cpu")
@@ -170,6 +171,78 @@ def test_a_loss_that_brings_both_into_one_shape_trains(loss: Any) -> None:
     task = task_of(model=lambda: nn.Linear(6, 1), loss=loss, train_data=amounts())
     trained = task.train(task.initial_parameters(0), SETTINGS, bool).parameters
     assert abs(trained["weight"][0, 0]) > abs(trained["weight"][0, 1:]).max()
+
+
+_squares = nn.functional.mse_loss
+PAIRED: dict[str, tuple[int, Any]] = {
+    "root": (1, lambda output, target: torch.sqrt(_squares(output, target))),
+    "explained": (1, lambda output, target: ((output - target) ** 2).sum() / ((target - target.mean()) ** 2).sum()),
+    "median": (1, lambda output, target: (output - target).abs().median()),
+    "quantile": (1, lambda output, target: torch.maximum(0.9 * (target - output), 0.1 * (output - target)).mean()),
+    "hinge": (1, lambda output, target: torch.relu(1 - output * target.sign()).mean()),
+    "gaussian": (2, lambda o, t: (o[:, 1:] + (o[:, :1] - t) ** 2 * torch.exp(-o[:, 1:])).mean()),
+    "one_of_three": (3, lambda output, target: ((output[:, :1] - target) ** 2).mean()),
+}
+"""Losses of (rows, columns) and (rows,) that broadcast by mistake; the mean of all pairs is not the loss."""
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e-3])
+@pytest.mark.filterwarnings("ignore:Using a target size:UserWarning")
+def test_a_loss_of_all_pairs_is_refused_whatever_it_makes_of_them(name: str, scale: float) -> None:
+    columns, loss = PAIRED[name]
+    inputs, target = amounts()
+    task = task_of(model=lambda: nn.Linear(6, columns), loss=loss, train_data=(inputs, target * scale))
+    with pytest.raises(TaskError, match="compares each output with the targets of all rows"):
+        task.train(task.initial_parameters(0), SETTINGS, bool)
+
+
+def _first(output: Any) -> Any:
+    return output[:, 0]
+
+
+ROWWISE: dict[str, tuple[int, Any]] = {
+    "gaussian": (2, lambda o, t: (o[:, 1] + (o[:, 0] - t) ** 2 * torch.exp(-o[:, 1])).mean()),
+    "quantiles": (3, lambda o, t: torch.maximum(0.9 * (t[:, None] - o), 0.1 * (o - t[:, None])).mean()),
+    "classes_in_floats": (2, lambda o, t: cross_entropy(o, (t > 0).long())),
+    "root": (2, lambda o, t: torch.sqrt(_squares(_first(o), t))),
+    "correlation": (2, lambda o, t: -torch.corrcoef(torch.stack([_first(o), t]))[0, 1]),
+    "hinge": (2, lambda o, t: torch.relu(1 - _first(o) * t.sign()).mean()),
+    "without_targets": (2, lambda o, t: (o**2).mean() + 0 * t.sum()),
+    "ranking": (2, lambda o, t: torch.relu(1 - (_first(o)[:, None] - _first(o)) * (t[:, None] - t).sign()).mean()),
+}
+"""Losses of several outputs for each row and one target."""
+
+
+@pytest.mark.parametrize("name", ROWWISE)
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e-3])
+def test_a_loss_of_rows_trains_with_several_outputs_for_one_target(name: str, scale: float) -> None:
+    columns, loss = ROWWISE[name]
+    inputs, target = amounts()
+    prepare(task_of(model=lambda: nn.Linear(6, columns), loss=loss, train_data=(inputs, target * scale)))
+
+
+def test_looking_at_a_loss_draws_nothing_and_leaves_it_as_it_is() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            drawn.append(torch.rand(()).item())
+            return _squares(_first(output), target)
+
+    drawn: list[float] = []
+    torch.manual_seed(5)
+    expected = [torch.rand(()).item() for _ in range(2)]
+    loss, reading_model = Counted(), nn.Linear(6, 2)
+    torch.manual_seed(5)
+    reading = Reading.of(reading_model, loss)
+    for _ in range(2):
+        reading(amounts())
+    assert loss.calls == 2
+    assert (drawn[0], drawn[-1]) == (expected[0], expected[1])
 
 
 def test_targets_that_are_all_one_have_one_loss_however_they_are_compared() -> None:
