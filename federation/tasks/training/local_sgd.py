@@ -33,6 +33,7 @@ from federation.tasks.training.gradients import (
 )
 from federation.tasks.training.local_data import EVALUATION_BATCH, NO_BATCH, LocalData, gap_in
 from federation.tasks.training.local_model import LocalModel
+from federation.tasks.training.nonpersistent_state import refuse_untrained
 from federation.tasks.training.optimizer_state import OptimizerState
 from federation.tasks.training.own_steps import OwnSteps, OwnTraining
 
@@ -141,6 +142,7 @@ def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> N
         return
     used = model.trainable
     found = own.loss_of(Reading.of(model.module, loss), batch)
+    refuse_untrained(model.module, found, used)
     gradients_of(found, used, model.trainable)
     model.dump()
 

@@ -33,7 +33,7 @@ from federation.tasks.training.local_data import (
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device, module_of
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
 from federation.tasks.training.metrics import Evaluation
-from federation.tasks.training.nonpersistent_state import NonPersistentState, refuse_nonpersistent
+from federation.tasks.training.nonpersistent_state import JUDGED, NonPersistentState, refuse_nonpersistent
 from federation.tasks.training.own_steps import OwnTraining
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.private_sgd import private_objection, train_privately
@@ -50,7 +50,7 @@ class LocalTraining:
         """Choose the device; model and data are made on first use."""
         self._task = task
         self.device = choose_device(task.context.device)
-        self._judged = False  # whether a training has shown that no prediction depends on what does not travel
+        self._judged = 0  # trainings that have shown that no prediction depends on what does not travel
         self.secret: Callable[[], bytes] = lambda: os.urandom(KEY_BYTES)  # a private turn's, used once
 
     def initial_parameters(self, seed: int) -> Parameters:
@@ -207,14 +207,14 @@ class LocalTraining:
             first = personal.join(parameters, plan.kept)
             self.model.load(first)
             before = self._own_metrics("global")
-            kept = None if self._judged else NonPersistentState.of(self.model.module)
+            kept = None if self._judged >= JUDGED else NonPersistentState.of(self.model.module)
             outcome = train_locally(self.model, task.loss, data, plan)
             arrays = self.model.dump()
             if outcome.took_none:
                 self.model.refuse_unmoved(first, arrays)
             if kept is not None:
                 self._refuse_nonpersistent(kept, first_batch(data.in_order(2), "the training data of this node"))
-                self._judged = True
+                self._judged += 1
             after = self._own_metrics("personal", plan)
         return TrainResult(
             parameters=personal.shared(arrays),

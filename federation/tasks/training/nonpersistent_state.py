@@ -1,13 +1,14 @@
 """State of a model that is in none of the tensors that travel: plain attributes, and buffers with ``persistent=False``.
 
-Nobody sends it. Where training changes it and predictions depend on it, every node has another model than the
-coordinator, and none of them is the one that is exported. Caches are state, too, but make no difference.
+Modules that a plain list or dict holds are such state, too: torch sees none of their parameters. Nobody sends it. Where
+training changes it and predictions depend on it, every node has another model than the coordinator, and none of them is
+the one that is exported. Caches are state, too, but make no difference.
 """
 
 import copy
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +19,16 @@ from torch import nn
 
 from federation.errors import TaskError, is_of_library
 
-__all__ = ["NonPersistentState", "refuse_nonpersistent"]
+__all__ = ["JUDGED", "NonPersistentState", "refuse_nonpersistent", "refuse_untrained"]
+
+JUDGED = 2
+"""Trainings that are looked at: in one of a single step, what follows the weights has not moved yet."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _GONE = object()
+_HIDDEN_BYTES_MAX = 1 << 26
+"""Modules beside the model with more bytes are not copied, and so not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,13 @@ class NonPersistentState:
         values: Copies, by the number of their owner and the attribute.
         owners: Modules and the objects that they hold, by number, which is their identity.
         names: What the owners are called in the model.
+        tensors: Names of the tensors of an owner that do not travel, though torch's own state may have them.
     """
 
     values: Mapping[tuple[int, str], Any]
     owners: Mapping[int, Any]
     names: Mapping[int, str]
+    tensors: Mapping[int, Sequence[str]]
 
     @classmethod
     def of(cls, module: nn.Module) -> "NonPersistentState":
@@ -48,27 +56,38 @@ class NonPersistentState:
         Args:
             module: The model. Parts of torch itself keep nothing of this kind that matters.
         """
-        named = [(name, each) for name, each in module.named_modules() if not _is_of_torch(each)]
-        owners, names = dict[int, Any](), dict[int, str]()
+        tensors = _outside(module)
+        known = [(name, each) for name, each in module.named_modules() if not _is_of_torch(each) or id(each) in tensors]
+        named, owners, names = known, dict[int, Any](), dict[int, str]()
         while named:
             called, owner = named.pop(0)
             if id(owner) in owners:
                 continue
             owners[id(owner)], names[id(owner)] = owner, called
             held = [(name, value) for name, value in _attributes(owner) if _is_record(value)]
+            for name, hidden in _small(_hidden_modules(owner)):
+                tensors[id(hidden)] = (*hidden._parameters, *hidden._buffers)  # noqa: SLF001 - its own, not its parts'
+                held.append((name, hidden))
             named += [(".".join(filter(None, (called, name))), value) for name, value in held]
         values = {
-            (number, name): _copied(value) for number, owner in owners.items() for name, value in _attributes(owner)
+            (number, name): _copied(value)
+            for number, owner in owners.items()
+            for name, value in _attributes(owner, tensors.get(number, ()))
         }
-        return cls(values, owners, names)
+        return cls(values, owners, names, tensors)
 
     def put(self) -> None:
         """Give every attribute the value that it had, and take away those that there were not."""
         for number, owner in self.owners.items():
-            for name in [name for name, _ in _attributes(owner) if (number, name) not in self.values]:
+            now = _attributes(owner, self.tensors.get(number, ()))
+            for name in [name for name, _ in now if (number, name) not in self.values]:
                 delattr(owner, name)
         for (number, name), value in self.values.items():
-            setattr(self.owners[number], name, _copied(value))
+            held = getattr(self.owners[number], name, None)
+            if isinstance(held, nn.Parameter):
+                held.data = _copied(value)
+            else:
+                setattr(self.owners[number], name, _copied(value))
 
     def changed(self, since: "NonPersistentState") -> list[tuple[int, str]]:
         """Whose attributes are not what they were."""
@@ -112,7 +131,7 @@ def refuse_nonpersistent(module: nn.Module, before: NonPersistentState, predict:
     names = ", ".join(".".join(filter(None, (known[number], name))) for number, name in changed[:8])
     raise TaskError(
         f"training changes {names}, which no other device hears of, and predictions depend on it. Make it a buffer"
-        " (register_buffer): it travels, or stays here where TorchTask(local=...) names it"
+        " (register_buffer) or a part of the model: it travels, or stays here where TorchTask(local=...) names it"
     )
 
 
@@ -120,20 +139,102 @@ def _is_of_torch(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] == "torch"
 
 
-def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(owner: Any, tensors: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
     is_module = isinstance(owner, nn.Module)
     own = [(name, value) for name, value in vars(owner).items() if not is_module or name not in _OF_EVERY_MODULE]
     yield from ((name, value) for name, value in own if _is_plain(value) or _is_record(value))
     if is_module:
-        yield from _not_persistent(owner)
+        held = {**owner._parameters, **owner._buffers}  # noqa: SLF001 - torch has no public name for a module's own
+        names = dict.fromkeys((*owner._non_persistent_buffers_set, *tensors))  # noqa: SLF001
+        yield from ((name, held[name]) for name in names if name in held)
 
 
-def _not_persistent(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from (
-        (name, module._buffers[name])  # noqa: SLF001 - torch has no public name for it
-        for name in module._non_persistent_buffers_set  # noqa: SLF001
-        if name in module._buffers  # noqa: SLF001
-    )
+def _outside(module: nn.Module) -> dict[int, Sequence[str]]:
+    """Names of the buffers that an own state_dict of the model leaves out, by their module."""
+    there = {id(each) for each in module.state_dict(keep_vars=True).values()}
+    found = dict[int, Sequence[str]]()
+    for part in module.modules():
+        buffers = part._buffers.items()  # noqa: SLF001 - as above
+        if left := [name for name, each in buffers if each is not None and id(each) not in there]:
+            found[id(part)] = left
+    return found
+
+
+def _hidden_modules(owner: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that an object holds beside those that torch knows of, with their parts."""
+    is_module = isinstance(owner, nn.Module)
+    known = {id(each) for each in owner.modules()} if is_module else set()
+    for name, value in vars(owner).items():
+        if is_module and name in _OF_EVERY_MODULE:
+            continue
+        for called, each in _held_in(name, value):
+            if isinstance(each, nn.Module) and id(each) not in known:
+                yield from ((f"{called}.{part}" if part else called, one) for part, one in each.named_modules())
+
+
+def _held_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value, or what a plain list, tuple or dict of it holds."""
+    if isinstance(value, Mapping):
+        yield from ((f"{name}[{key!r}]", each) for key, each in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"{name}[{place}]", each) for place, each in enumerate(value))
+    else:
+        yield name, value
+
+
+def _small(found: Iterator[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
+    modules = list(found)
+    tensors = {id(each): each for _, one in modules for each in (*one.parameters(), *one.buffers())}
+    return modules if sum(each.nbytes for each in tensors.values()) <= _HIDDEN_BYTES_MAX else []
+
+
+def refuse_untrained(module: nn.Module, loss: torch.Tensor, used: Iterable[torch.Tensor]) -> None:
+    """Refuse a model of which the loss has gradients for parameters that torch does not see: nobody trains them.
+
+    Args:
+        module: The model.
+        loss: Of a batch, before it is differentiated.
+        used: The parameters before the forward pass, which may replace them.
+
+    Raises:
+        TaskError: It names the parameter, such as ``layers[0].weight``.
+    """
+    known = {id(each) for each in (*module.parameters(), *used)}
+    for each in _leaves(loss):
+        if id(each) not in known:
+            raise TaskError(
+                f"{_called(module, each)} has a gradient, and is no parameter of the model: torch does not see what a"
+                " plain list or dict holds, and nobody trains it. Use ModuleList, ModuleDict or ParameterList, or"
+                " freeze it (requires_grad_(False))"
+            )
+
+
+def _leaves(loss: torch.Tensor) -> Iterator[nn.Parameter]:
+    """The parameters that a loss is made of."""
+    waiting, seen = [loss.grad_fn], set[Any]()
+    while waiting:
+        step = waiting.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        held = getattr(step, "variable", None)
+        if isinstance(held, nn.Parameter):
+            yield held
+        waiting += [before for before, _ in step.next_functions]
+
+
+def _called(module: nn.Module, parameter: nn.Parameter) -> str:
+    """Where a model holds a parameter that torch does not see."""
+    for called, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name in _OF_EVERY_MODULE:
+                continue
+            for place, each in _held_in(name, value):
+                inner = each.named_parameters() if isinstance(each, nn.Module) else [("", each)]
+                for last, one in inner:
+                    if one is parameter:
+                        return ".".join(filter(None, (called, place, last)))
+    return f"a parameter of shape {list(parameter.shape)}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -61,6 +61,7 @@ def layout_of(module: nn.Module, constant: Sequence[str] = (), changing: Sequenc
         TaskError: A tensor cannot travel, or a pattern matches nothing.
     """
     state = state_of(module)
+    _refuse_left_out(module, state)
     fixed, free = matching("constant", constant, state), matching("changing", changing, state)
     buffers = {name for name, _ in module.named_buffers()}
     firsts: dict[int, str] = {}
@@ -83,6 +84,17 @@ def layout_of(module: nn.Module, constant: Sequence[str] = (), changing: Sequenc
             del tied[name]
     travelling = tuple(name for name in state if name not in constants and name not in tied)
     return Layout(roles=roles, constants=constants, tied=tied, travelling=travelling)
+
+
+def _refuse_left_out(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Whatever is trained must travel: an own state_dict, or a hook of it, may leave something out."""
+    there = {id(each) for each in state.values()}
+    left = [name for name, each in module.named_parameters() if each.requires_grad and id(each) not in there]
+    if left:
+        raise TaskError(
+            f"{', '.join(left[:8])}: trained, and not in the model's state_dict, so that it would not travel: leave it"
+            " in, or freeze it (requires_grad_(False))"
+        )
 
 
 def _why_constant(tensor: torch.Tensor, *, is_buffer: bool) -> str | None:

@@ -1,5 +1,6 @@
 """State in no tensor that travels: refused by name where predictions depend on it, and left alone where not."""
 
+import copy
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -324,3 +325,144 @@ def test_what_is_made_of_the_first_batch_is_refused_before_and_in_training(check
     task = TorchTask(node, model=FromItsFirstBatch, train_data=(X, Y), loss=nn.functional.cross_entropy)
     with pytest.raises(TaskError, match="training changes mean"):
         check(task)
+
+
+class Following(nn.Module):
+    """Predicts with a copy that follows what is trained, and that torch does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.hide(copy.deepcopy(self.layer))
+
+    def hide(self, copied: nn.Linear) -> None:
+        self.hidden: Any = [copied]
+
+    def follower(self) -> Any:
+        return self.hidden[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with torch.no_grad():
+                for own, trained in zip(self.follower().parameters(), self.layer.parameters(), strict=True):
+                    own.mul_(0.5).add_(0.5 * trained)
+        found: torch.Tensor = (self.layer if self.training else self.follower())(x)
+        return found
+
+
+class FollowingInADict(Following):
+    def hide(self, copied: nn.Linear) -> None:
+        self.hidden = {"copied": nn.Sequential(copied)}
+
+    def follower(self) -> Any:
+        return self.hidden["copied"]
+
+
+class FollowingInItsOwn(Following):
+    def hide(self, copied: nn.Linear) -> None:
+        self.__dict__["hidden"] = copied
+
+    def follower(self) -> Any:
+        return self.__dict__["hidden"]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(Following, r"hidden\[0\]"), (FollowingInADict, r"hidden\['copied'\]\.0"), (FollowingInItsOwn, "hidden")],
+)
+def test_a_module_that_torch_does_not_see_is_state_too(model: Callable[[], nn.Module], name: str, steps: int) -> None:
+    """It stayed on its node: the coordinator predicted with the copy as it was made."""
+    made, settings = task(model), TrainSettings(local_epochs=1, batch_size=16, max_steps=steps)
+    now = made.initial_parameters(0)
+    with pytest.raises(TaskError, match=rf"training changes {name}\.weight, .*a part of the model"):  # noqa: PT012
+        for _ in range(2):
+            now = made.train(now, settings, bool).parameters
+
+
+class Distilled(Following):
+    """The teacher is hidden so that it is neither trained nor sent: torch trains so, and so do we."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            taught = self.follower()(x)
+        found: torch.Tensor = self.layer(x) + 0.1 * taught
+        return found
+
+
+class TooLargeToCopy(Following):
+    def hide(self, copied: nn.Linear) -> None:
+        with torch.device("meta"):
+            self.hidden = [copied, nn.Linear(1 << 13, 1 << 13)]
+
+
+@pytest.mark.parametrize("model", [Distilled, TooLargeToCopy])
+def test_a_hidden_module_that_stays_as_it_is_is_left_alone(model: Callable[[], nn.Module]) -> None:
+    prepare(task(model))
+
+
+class InAPlainList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.out(torch.relu(self.layers[0](x)))
+        return found
+
+
+class ParameterInAPlainList(InAPlainList):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, torch.Tensor] = {"weight": nn.Parameter(torch.eye(4))}
+        self.layers: Any = [lambda x: x @ self.kept["weight"]]
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(InAPlainList, r"layers\[0\]\.weight"), (ParameterInAPlainList, r"kept\['weight'\]")]
+)
+def test_a_parameter_that_torch_does_not_see_is_refused_where_it_would_be_trained(
+    model: Callable[[], nn.Module], name: str
+) -> None:
+    with pytest.raises(TaskError, match=rf"{name} has a gradient, and is no parameter of the model: .*ModuleList"):
+        prepare(task(model))
+
+
+def test_a_frozen_one_is_taken() -> None:
+    def frozen() -> nn.Module:
+        made = InAPlainList()
+        made.layers[0].requires_grad_(False)
+        return made
+
+    prepare(task(frozen))
+
+
+class LeavesOut(nn.Module):
+    """Its own state_dict has no bias, and a buffer less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = nn.Linear(4, 2), nn.BatchNorm1d(4)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        made = super().state_dict(*args, **kwargs)
+        return {name: each for name, each in made.items() if not name.endswith(self.without)}
+
+    without = "layer.bias"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(self.norm(x))
+        return found
+
+
+class LeavesOutABuffer(LeavesOut):
+    without = "running_mean"
+
+
+def test_what_an_own_state_dict_leaves_out_is_named() -> None:
+    """The bias of each node stayed there: no two of them had one model, and none of them the exported one."""
+    with pytest.raises(TaskError, match=r"layer\.bias: trained, and not in the model's state_dict"):
+        prepare(task(LeavesOut))
+    with pytest.raises(TaskError, match=r"training changes norm\.running_mean"):
+        train(task(LeavesOutABuffer))
