@@ -101,7 +101,7 @@ class SklearnTask:
     features: int = 0
     picture: PictureInput | None = field(default=None, init=False)
     kept: Parameters = field(default_factory=dict, init=False, repr=False)
-    _fresh: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _fresh: Any = field(default=None, init=False, repr=False)
 
     def initial_parameters(self, seed: int) -> Parameters:
         """A model that has seen nothing: linear ones begin at zero, networks as the library draws them."""
@@ -160,9 +160,8 @@ class SklearnTask:
             arrays, counts = dict(parameters), self._counts(parameters)
             metrics: Metrics = {}
             if self.model is not None and (scaled := self._scaled(parameters, inputs)) is not None:
-                labels = self._labels(targets)
-                model = self._loaded(parameters, settings.seed + self._seed, scaled.dtype, labels)
-                fit(model, scaled, targets, Passes(settings, stop, labels))
+                model = self._loaded(parameters, settings.seed + self._seed, scaled.dtype)
+                fit(model, scaled, targets, Passes(settings, stop, self._names))
                 arrays |= fitted_arrays(model)
                 metrics = {"loss": self._loss(model, scaled[:LOSS_ROWS], targets[:LOSS_ROWS])}
         if not all(np.isfinite(array).all() for array in arrays.values()):
@@ -178,10 +177,12 @@ class SklearnTask:
         """
         with _told():
             found = None if self.model is None else self.examples.evaluation
-            if found is None or (scaled := self._scaled(parameters, self._checked(found)[0])) is None:
+            if found is None:
                 return {}
-            targets = found[1].reshape(len(scaled))
-            model = self._loaded(parameters, 0, scaled.dtype, self._labels(targets))
+            inputs, targets = self._checked(found)
+            if (scaled := self._scaled(parameters, inputs)) is None:
+                return {}
+            model = self._loaded(parameters, 0, scaled.dtype)
             metrics = {"loss": self._loss(model, scaled, targets)}
             if is_classifier(model):
                 metrics["accuracy"] = float(model.score(scaled, targets))
@@ -210,6 +211,8 @@ class SklearnTask:
     def predict(self, parameters: Parameters, inputs: Array) -> Array:
         """Probabilities or scores of the classes where the model has them, else its answers: float32 of shape (n, …).
 
+        The classes are in the order in which they were given; the library's own is that of their names.
+
         Raises:
             TaskError: The inputs or the parameters cannot be used.
         """
@@ -217,8 +220,18 @@ class SklearnTask:
         with _told():
             for method in ("predict_proba", "decision_function", "predict", "transform"):
                 if hasattr(estimator, method):
-                    return np.asarray(getattr(estimator, method)(inputs), np.float32)
+                    return self._in_given_order(np.asarray(getattr(estimator, method)(inputs), np.float32), method)
         raise TaskError(f"{type(estimator).__name__} predicts nothing")
+
+    def _in_given_order(self, found: Array, method: str) -> Array:
+        """Scores of the classes in the order of ``classes``; what is no score of classes stays as it is."""
+        if not len(self.classes) or method not in {"predict_proba", "decision_function"}:
+            return found
+        order = [int(np.flatnonzero(self._names == each)[0]) for each in np.asarray(self.classes)]
+        if found.ndim == 2:
+            return found[:, order]
+        # One score for each row: how much more the second class fits than the first one.
+        return found if order[0] == 0 else np.negative(found)
 
     def export(self, parameters: Parameters, form: ProgramForm, notes: Mapping[str, str]) -> bytes:  # noqa: ARG002 - what is not offered has no use for them
         """Not offered.
@@ -260,14 +273,12 @@ class SklearnTask:
         scaler = self._fitted_scaler(parameters)
         return None if scaler is None else np.asarray(scaler.transform(inputs))
 
-    def _loaded(self, parameters: Parameters, seed: int, dtype: np.dtype[Any], labels: Any = None) -> Any:
+    def _loaded(self, parameters: Parameters, seed: int, dtype: np.dtype[Any]) -> Any:
         """A model with these parameters, ready for more of the library's steps."""
-        wanted = self._names if labels is None else labels
         # The library's first call costs more than a small round.
-        key = "" if wanted is None else wanted.dtype.kind
-        if key not in self._fresh:
-            self._fresh[key] = unfitted(self.model, self._columns, wanted, 0)
-        model = copy.deepcopy(self._fresh[key])
+        if self._fresh is None:
+            self._fresh = unfitted(self.model, self._columns, self._names, 0)
+        model = copy.deepcopy(self._fresh)
         if self.model.random_state is None:
             model.set_params(random_state=seed % 2**32)
         return loaded(model, parameters, dtype)
@@ -290,11 +301,7 @@ class SklearnTask:
             raise TaskError(f"one target per row is wanted, and the targets have the shape {list(targets.shape)}")
         targets = targets.reshape(len(targets))
         if is_classifier(self.model):
-            labels: Any = self._labels(targets)
-            strange = np.flatnonzero(~np.isin(targets, labels))
-            if len(strange):
-                names = ", ".join(map(str, labels))
-                raise TaskError(f"row {strange[0]} has the label {targets[strange[0]]}, and the classes are {names}")
+            targets = self._named(targets)
         return inputs if inputs.dtype in (np.float32, np.float64) else inputs.astype(np.float64), targets
 
     @property
@@ -323,10 +330,20 @@ class SklearnTask:
             raise TaskError(f"a classifier needs two classes at least, not {len(names)}")
         return names
 
-    def _labels(self, targets: NDArray[Any]) -> NDArray[Any] | None:
-        """The labels as these targets say them: a data set may have numbers where ``classes`` has names."""
-        numbered = self._names is not None and self._names.dtype.kind in "US" and targets.dtype.kind in "iu"
-        return np.arange(len(self._names)) if numbered else self._names  # type: ignore[arg-type]
+    def _named(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """The labels by their names: a data set may have the numbers of ``classes`` in their place.
+
+        Raises:
+            TaskError: A label is none of the classes.
+        """
+        names: Any = self._names
+        numbered = names.dtype.kind in "US" and targets.dtype.kind in "iu"
+        in_order = np.asarray(self.classes) if len(self.classes) else names
+        known = np.isin(targets, np.arange(len(names)) if numbered else names)
+        if not known.all():
+            row, said = int(np.argmin(known)), ", ".join(map(str, range(len(names)) if numbered else names))
+            raise TaskError(f"row {row} has the label {targets[row]}, and the classes are {said}")
+        return np.asarray(in_order[targets]) if numbered else targets
 
 
 @contextmanager

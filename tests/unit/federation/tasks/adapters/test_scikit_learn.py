@@ -344,3 +344,43 @@ def test_settings_and_questions_that_it_cannot_answer_are_refused() -> None:
     with pytest.raises(TaskError, match="counted nothing"):
         counting.fitted(counting.initial_parameters(0))
     assert counting.roles()["scaler.sums"] is Role.CONTROL
+
+
+NAMED = ("low", "medium", "high")
+"""In an order of their own, which is not that of the alphabet."""
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("estimator", [LogisticRegression(), SGDClassifier(loss="hinge")], ids=["proba", "scores"])
+def test_classes_keep_the_order_in_which_they_are_named(estimator: Any, count: int, *, numbered: bool) -> None:
+    """The library sorts them: the model's answers had other names than the targets, and its scores another order."""
+    inputs = np.random.default_rng(0).normal(size=(300, count))
+    numbers, names = inputs.argmax(1), NAMED[-count:]
+    targets = numbers if numbered else np.array(names)[numbers]
+    node = TaskContext(node_index=0, node_count=1)
+    task = sklearn_task(
+        node,
+        estimator=estimator,
+        data=lambda: (inputs, targets),
+        test_data=(inputs, targets),
+        classes=names,
+        features=count,
+    )
+    now = task.initial_parameters(0)
+    for _ in range(3):
+        now = task.train(now, TrainSettings(local_epochs=20), bool).parameters
+    assert task.evaluate(now)["accuracy"] > 0.9
+    assert (task.fitted(now).predict(inputs) == np.array(names)[numbers]).mean() > 0.9
+    scores: Any = task.predict(now, inputs)
+    best = scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(int)
+    assert (best == numbers).mean() > 0.9
+
+
+def test_a_number_that_names_no_class_is_told() -> None:
+    node, inputs = TaskContext(node_index=0, node_count=1), np.zeros((2, 3))
+    task = sklearn_task(
+        node, estimator=SGDClassifier(), data=lambda: (inputs, np.array([0, 3])), classes=NAMED, features=3
+    )
+    with pytest.raises(TaskError, match="row 1 has the label 3, and the classes are 0, 1, 2"):
+        task.prepare()
