@@ -238,8 +238,8 @@ class Reading:
         if len(self.looks) < _LOOKS and _would_broadcast(output, target) and self._compares_all_pairs(output, target):
             raise TaskError(
                 f"the outputs are {list(output.shape)} and the targets {list(target.shape)}, so that the loss compares"
-                " each output with the targets of all rows: give both one shape, such as targets[:, None] or"
-                " output.squeeze(1)"
+                " each output with the targets of all rows: give both one shape, such as targets[:, None],"
+                " output.squeeze(1) or output[:, 0]"
             )
         return output, loss.reshape(())
 
@@ -249,7 +249,9 @@ class Reading:
         if not bool(differs.any()):
             return False  # every pair is as good as every other
         key = flat[:, int(differs.int().argmax())].float()
-        rows = [int(key.argmin()), int(key.argmax())]
+        least, greatest = int(key.argmin()), int(key.argmax())
+        # Of two rows alone it is all one to a loss of equal labels which of them has which.
+        rows = [least, greatest, least]
         found = _of_pairs(self.loss, output[rows].detach(), target[rows].detach())
         self.looks.extend([found] * (1 if found is None else _LOOKS))
         return found is True
@@ -313,28 +315,28 @@ def _would_broadcast(output: Any, target: Any) -> bool:
 
 @torch.no_grad()
 def _of_pairs(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool | None:
-    """Whether the loss of two rows depends on their targets, and not on which of them belongs to which output.
+    """Whether the loss of three rows depends on their targets, and not on which of them belongs to which output.
 
-    None: these two do not say it. A loss may bring both into one shape itself, so the shapes alone say nothing.
+    None: these do not say it. A loss may bring both into one shape itself, so the shapes alone say nothing.
 
     Args:
         loss: Of a batch.
-        output: Of two rows.
-        target: Theirs, which differ.
+        output: Of three rows; only its shape and type are used.
+        target: Theirs, the first as the third and not as the second.
     """
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             return _forgets_rows(copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss, output, target)
-    except Exception:  # noqa: BLE001 - a loss need not take two rows, nor these outputs
+    except Exception:  # noqa: BLE001 - a loss need not take three rows, nor these outputs
         return None
 
 
 def _forgets_rows(loss: Loss, output: torch.Tensor, target: torch.Tensor) -> bool | None:
-    """The same of exactly two rows; whatever the loss raises."""
+    """The same; whatever the loss raises."""
     depends = False
     for tried in _right_answers(output, target):
-        own, swapped, same = (float(loss(tried, each)) for each in (target, target.flip(0), target[[0, 0]]))
+        own, swapped, same = (float(loss(tried, each)) for each in (target, target[[1, 0, 2]], target[[0, 0, 0]]))
         if not math.isfinite(own):
             continue
         if not _alike(own, swapped):
@@ -348,8 +350,9 @@ def _right_answers(output: torch.Tensor, target: torch.Tensor) -> Iterator[torch
 
     Of several columns each has a part of it: scores that are all alike fit any class.
     """
-    wide = target.reshape(2, -1).to(output.dtype)
-    parts = torch.arange(1, output.reshape(2, -1).shape[1] + 1, device=output.device) if len(wide[0]) == 1 else 1
+    wide = target.reshape(len(target), -1).to(output.dtype)
+    count = output.reshape(len(output), -1).shape[1]
+    parts = torch.arange(1, count + 1, device=output.device) if len(wide[0]) == 1 else 1
     for values in (wide, (wide - wide.mean(0)) / (wide.std(0) + 1e-6), wide / 2 + 0.25):
         yield (values / parts).reshape(output.shape)
 

@@ -102,7 +102,10 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     if not math.isfinite(mean := total.item() / max(1, count)):
         raise TaskError(f"local training diverged: {gap_in(data) or _remedy(data, plan.settings)}")
     if count == 0 and not plan.stop():
-        raise TaskError(f"local training made no step: {NO_BATCH.format('the training data of this node')}")
+        why = NO_BATCH.format("the training data of this node")
+        if model.normalizes_batches and plan.settings.batch_size == 1:
+            why = "the model has BatchNorm, which needs two examples in a batch, and batch_size is 1"
+        raise TaskError(f"local training made no step: {why}")
     kept, pending = state.left(steps.kind, steps.gathered(), steps.precision.scale)
     return LocalOutcome(steps=count, loss=mean, took_none=count > 0 and steps.took_none, kept=kept, pending=pending)
 

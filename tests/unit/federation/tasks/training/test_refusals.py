@@ -209,6 +209,7 @@ ROWWISE: dict[str, tuple[int, Any]] = {
     "correlation": (2, lambda o, t: -torch.corrcoef(torch.stack([_first(o), t]))[0, 1]),
     "hinge": (2, lambda o, t: torch.relu(1 - _first(o) * t.sign()).mean()),
     "without_targets": (2, lambda o, t: (o**2).mean() + 0 * t.sum()),
+    "equal_labels": (2, lambda o, t: (torch.cdist(o, o) * (t[:, None].sign() == t.sign())).mean() + (o**2).mean()),
     "ranking": (2, lambda o, t: torch.relu(1 - (_first(o)[:, None] - _first(o)) * (t[:, None] - t).sign()).mean()),
 }
 """Losses of several outputs for each row and one target."""
@@ -259,3 +260,10 @@ def test_a_batch_of_which_no_target_counts_is_said_to_be_that() -> None:
 def test_one_example_for_a_model_that_normalizes_batches_is_said() -> None:
     with pytest.raises(TaskError, match="BatchNorm, which needs two examples, and the first batch"):
         prepare(task_of(model=lambda: nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), train_data=lambda: classes(1)))
+
+
+def test_batches_of_one_example_for_a_model_that_normalizes_batches_are_said() -> None:
+    task = task_of(model=lambda: nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)))
+    settings = TrainSettings(local_epochs=1, batch_size=1, learning_rate=0.1)
+    with pytest.raises(TaskError, match="BatchNorm, which needs two examples in a batch, and batch_size is 1"):
+        task.train(task.initial_parameters(0), settings, bool)
