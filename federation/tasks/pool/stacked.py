@@ -103,7 +103,7 @@ class Stacked:
             return f"the model cannot be stacked: {error}"
         if changes or whole:
             return "the model changes its own tensors, or the loss takes whole batches: a stack has them elsewhere"
-        if not torch.allclose(plain, by_row, rtol=TOLERANCE, atol=TOLERANCE):
+        if not torch.allclose(plain.double(), by_row.double(), rtol=TOLERANCE, atol=TOLERANCE):
             return "the loss of a batch is not the mean of its rows' losses"
         return None
 

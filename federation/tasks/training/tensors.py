@@ -25,11 +25,10 @@ __all__ = ["Layout", "as_array", "layout_of", "matching", "state_of"]
 TRAVELLING = frozenset(
     {
         *(torch.float16, torch.float32, torch.float64, torch.bool),
-        *(torch.int8, torch.int16, torch.int32, torch.int64),
-        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8),
     }
 )
-"""The types that arrays of NumPy have; what never changes may have any other, too."""
+"""The types that a manifest has; what never changes may have any other, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ def layout_of(module: nn.Module, constant: Sequence[str] = (), changing: Sequenc
         elif why is not None and name not in free:
             constants[name], roles[name] = why, Role.CONSTANT
         elif tensor.dtype not in TRAVELLING:
-            raise TaskError(f"{name} has dtype {tensor.dtype}: use float32, float16 or an integer type")
+            raise TaskError(f"{name} has dtype {tensor.dtype}: use float32, float16, uint8 or a signed integer type")
         elif name in buffers or not tensor.requires_grad:
             roles[name] = Role.STATISTIC if tensor.is_floating_point() else Role.COUNTER
     # What a second name stands for is constant with it.

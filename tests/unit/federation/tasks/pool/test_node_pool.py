@@ -155,6 +155,13 @@ def test_a_loss_that_is_no_mean_of_rows_is_not_stacked() -> None:
     assert objection(mlp(12, 4)) is None
 
 
+def test_a_model_of_half_precision_is_looked_at_like_any_other() -> None:
+    """Its gradients by rows come in another type: comparing them ended the simulation."""
+    stacked = Stacked(LocalModel(mlp(12, 4).half(), torch.device("cpu")), cross_entropy)
+    found = stacked.objection(torch.from_numpy(INPUTS[:4]).half(), torch.from_numpy(LABELS[:4]))
+    assert found is None or "mean" in found
+
+
 def test_where_stacking_is_impossible_the_bits_are_those_of_each_task() -> None:
     make = partial(build, model=partial(with_dropout))
     plain, stacked = (trained(NodePool(make, CONTEXT, stacked=way), SETTINGS[0]) for way in (False, True))

@@ -80,6 +80,7 @@ def test_a_model_of_which_nothing_is_trained_is_said_to_be_that(model: Any) -> N
         (lambda: torch.eye(3).to_sparse_csr(), "beside is sparse_csr"),
         (lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8), "beside is quantized"),
         (lambda: FLOAT8, "beside has dtype torch.float8_e4m3fn"),
+        (lambda: torch.zeros(3, dtype=torch.uint64), "beside has dtype torch.uint64"),
         (lambda: torch.zeros(3, device="meta"), "beside is on the meta device"),
         (lambda: nn.Parameter(torch.zeros(1).expand(3)), "beside is expanded"),
     ],
