@@ -1,29 +1,34 @@
 """A masked version: seeds to the helpers, frozen on disk, summed by all of them, committed; whoever dies meanwhile."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from coordinator.engine.effects import CommitVersion, Effect, Note, SendCommand
-from coordinator.engine.events import CommitFailed
-from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper
+from coordinator.engine.events import CommitFailed, OfferReceived
+from coordinator.engine.masked.effects import DropBatch, FreezeBatch, SendToHelper, StoreSum
 from coordinator.engine.masked.events import HelperSpoke, SumChunkReceived
 from coordinator.engine.masked.seeds import REFUSES_S, RETRY_S_MAX
 from coordinator.engine.settings import EngineSettings
+from federation.privacy.terms import read_ticket, terms_digest
 from federation.protocol.chunking import payload_digest
-from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus
+from federation.protocol.messages import Presence, Reason, Receipt, ReceiptStatus, UpdateOffer
 from federation.protocol.sum_messages import (
     Held,
     HeldStatus,
     SealedSeeds,
+    SumOffer,
     SumReason,
     SumRefusal,
     SumRequest,
     transfer_id,
 )
-from federation.types import Digest, HelperId, NodeId, UpdateId
+from federation.protocol.wire import encode_message
+from federation.types import Digest, HelperId, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from tests.rigs.coordinator_rig import RUN
-from tests.rigs.masked_rig import HELPERS, MaskedRig, masked_engine, terms
+from tests.rigs.masked_rig import HELPERS, MaskedRig, masked_engine, masked_offer, terms
 
 ALDER, BIRCH = HELPERS
 ASYNCHRONOUS = {"concurrency": 4, "buffer": 2, "refill": 1, "max_staleness": 2}
@@ -81,6 +86,76 @@ def test_an_offer_is_refused_that_no_batch_can_have() -> None:
     assert ("a", "refused", "terms") in receipts(rig.offer("a", 0, codec="masked", num_examples=1))
     other = terms(step=0.5)
     assert ("b", "refused", "terms") in receipts(rig.offer_masked("b", 0, under=other))
+
+
+def _ticket(offer: UpdateOffer, **changes: Any) -> UpdateOffer:
+    """The same with another ticket, signed as that one was."""
+    assert offer.ticket is not None
+    told = read_ticket(offer.ticket)
+    assert told is not None
+    return replace(offer, ticket=encode_message(replace(told, **changes), sign=lambda _: bytes(64)))
+
+
+LIES: dict[str, Callable[[UpdateOffer], UpdateOffer]] = {
+    "many_examples": lambda one: replace(one, num_examples=2**31 - 1),
+    "no_ticket": lambda one: replace(one, ticket=None, boxes=None),
+    "no_boxes": lambda one: replace(one, boxes=()),
+    "one_box_for_two_helpers": lambda one: replace(one, boxes=(one.boxes or ())[:1]),
+    "boxes_in_each_others_place": lambda one: replace(one, boxes=(one.boxes or ())[::-1]),
+    "ticket_of_another": lambda one: replace(one, ticket=masked_offer("b", 0).ticket),
+    "ticket_and_boxes_of_another": lambda one: replace(
+        one, ticket=masked_offer("b", 0).ticket, boxes=masked_offer("b", 0).boxes
+    ),
+    "ticket_of_a_former_round": lambda one: _ticket(one, update=UpdateId("7-a")),
+    "ticket_of_another_run": lambda one: _ticket(one, run=RunId("f" * 16)),
+    "another_base": lambda one: _ticket(one, base_version=ModelVersion(1)),
+    "another_model": lambda one: _ticket(one, base_digest=Digest(b"x" * 16)),
+    "another_payload": lambda one: _ticket(one, payload_digest=Digest(b"x" * 16)),
+    "terms_of_its_own": lambda one: _ticket(one, terms=terms_digest(terms(step=1e3))),
+    "what_is_no_ticket": lambda one: replace(one, ticket=b"x" * 200),
+}
+"""What a bad node may say in place of an honest masked offer."""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_node_that_lies_under_masks_loses_its_own_update_alone(lie: str) -> None:
+    """Its update is refused before any helper hears of it; the others' version is made as without it."""
+    rig = running(masked_engine(concurrency=3, buffer=2, quorum=2), ("a", "b", "c"))
+    offer = LIES[lie](masked_offer("a", 0, under=rig.store.terms))
+    record = rig.store.rounds[RoundId(0)]
+    told = receipts(rig.tell(OfferReceived(node=NodeId("a"), offer=offer, known=None, stored=None, asked=record)))
+    assert [status for node, status, _ in told if node == "a"] == ["refused"]
+    assert not [command for _, command in rig.mail if isinstance(command, SealedSeeds)]
+    for node in ("b", "c"):
+        rig.offer_masked(node, 0)
+    frozen = [one.batch for _ in range(4) for one in rig.deliver() if isinstance(one, FreezeBatch)]
+    assert [sorted(batch.updates) for batch in frozen] == [["0-b", "0-c"]]
+    assert rig.store.versions[-1].version == 1
+
+
+def _sum(batch: Digest, part: int, body: bytes) -> SumOffer:
+    said = {"payload_bytes": len(body), "payload_digest": payload_digest(body), "chunk_bytes": 61_440}
+    return SumOffer(run=RUN, batch=batch, part=part, inline=body, **said)  # type: ignore[arg-type]
+
+
+def test_a_helper_that_answers_what_it_was_not_asked_is_not_heard() -> None:
+    """Another batch, another's class, a class that there is not, and a second word after the first."""
+    rig = running()
+    stored_two(rig)
+    rig.deliver(ALDER)
+    rig.deliver(BIRCH)
+    assert rig.store.batch is not None
+    batch, lie = rig.store.batch.request.batch, bytes(len(rig.helpers[BIRCH].body(Digest(b"b" * 16), 1)))
+    for told in (_sum(Digest(b"x" * 16), 1, lie), _sum(batch, 0, lie), _sum(batch, 7, lie)):
+        rig.tell(HelperSpoke(helper=BIRCH, message=told))
+        assert all(one.inline != lie for one in rig.store.sums.values())
+    honest = rig.helpers[BIRCH].body(batch, 1)
+    rig.tell(HelperSpoke(helper=BIRCH, message=_sum(batch, 1, honest)))
+    rig.tell(HelperSpoke(helper=BIRCH, message=_sum(batch, 1, lie)))
+    rig.deliver()
+    assert rig.store.versions[-1].version == 1
+    late = rig.tell(HelperSpoke(helper=BIRCH, message=_sum(batch, 1, lie)))
+    assert not any(isinstance(effect, StoreSum | CommitVersion) for effect in late)
 
 
 def test_nobody_waits_for_a_helper_in_silence() -> None:
