@@ -19,6 +19,7 @@ and the update of optax, compiled once for all nodes of a process.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,10 @@ def jax_task(  # noqa: PLR0913 - the functions that make a model are apart in JA
     return JaxTask(Examples(context, data, test_data), _Model(init, loss, apply, optimizer))
 
 
+_TRIES, _ALIKE = 3, 1e-5
+"""Parameters with which a loss is tried, and how near two losses are that are one, as a share of them."""
+
+
 @dataclass(frozen=True)
 class _Model:
     init: Callable[[jax.Array], Tree]
@@ -113,6 +118,11 @@ class JaxTask:
             inputs, targets = self.examples.training
             tree = self.model.init(jax.random.key(0))
             jax.eval_shape(self.model.loss, tree, jnp.asarray(inputs[:2]), jnp.asarray(targets[:2]))
+            if _compares_all_pairs(self.model.loss, tree, inputs, targets):
+                raise TaskError(
+                    f"the targets are {list(targets.shape)}, and the loss compares each output with the targets of all"
+                    " rows: give outputs and targets one shape, such as outputs[:, 0]"
+                )
 
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """Steps of the optimizer over shuffled batches; ``stop`` is asked before each.
@@ -196,6 +206,35 @@ class JaxTask:
                 if (left := left - 1) < 0:
                     return
                 yield order[start : start + size]
+
+
+def _compares_all_pairs(loss: Any, tree: Tree, inputs: Any, targets: Any) -> bool:
+    """Whether the loss of three rows depends on their targets, and not on which of them belongs to which row.
+
+    So it is where outputs of shape (rows, 1) and targets of shape (rows,) broadcast. At first all outputs may be alike,
+    so other parameters are tried, and targets of a size that is theirs.
+    """
+    if targets.ndim != 1 or targets.dtype.kind != "f" or not np.std(targets) > 0:
+        return False
+    rows = [int(np.argmin(targets)), int(np.argmax(targets)), int(np.argmin(targets))]
+    x, y = inputs[rows], ((targets[rows] - np.mean(targets)) / np.std(targets)).astype(targets.dtype)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(_TRIES):
+        other = jax.tree.map(lambda leaf: _moved(leaf, rng), tree)
+        try:
+            tried = ((x, y), (x, y[[1, 0, 2]]), (x, y[[0, 0, 0]]), (x[[0, 0, 0]], y))
+            own, swapped, same, alone = (float(loss(other, jnp.asarray(a), jnp.asarray(b))) for a, b in tried)
+        except Exception:  # noqa: BLE001 - a loss need not take three rows, nor these targets
+            return False
+        depends = not math.isclose(own, same, rel_tol=_ALIKE) and not math.isclose(own, alone, rel_tol=_ALIKE)
+        found.append(math.isfinite(own) and depends and math.isclose(own, swapped, rel_tol=_ALIKE))
+    return all(found)
+
+
+def _moved(leaf: Any, rng: np.random.Generator) -> Any:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return leaf + jnp.asarray(rng.normal(scale=0.5, size=leaf.shape), leaf.dtype)
 
 
 @dataclass(frozen=True)

@@ -120,3 +120,40 @@ def test_what_does_not_fit_is_told() -> None:
     wrong = jax_task(NODES[0], init=init, loss=loss, data=(X[:, :2], Y))
     with pytest.raises(TaskError, match="failed"):
         wrong.prepare()
+
+
+def _scores(tree: Any, x: Any) -> Any:
+    return x @ tree["w"] + tree["b"]
+
+
+LOSSES: dict[str, tuple[bool, Any]] = {
+    "squares_of_pairs": (False, lambda tree, x, y: jnp.mean((_scores(tree, x) - y) ** 2)),
+    "root_of_pairs": (False, lambda tree, x, y: jnp.sqrt(jnp.mean((_scores(tree, x) - y) ** 2))),
+    "squares": (True, lambda tree, x, y: jnp.mean((_scores(tree, x)[:, 0] - y) ** 2)),
+    "targets_made_wide": (True, lambda tree, x, y: jnp.mean(jnp.abs(_scores(tree, x) - y[:, None]))),
+    "without_targets": (True, lambda tree, x, y: jnp.mean(_scores(tree, x) ** 2)),
+    "without_inputs": (True, lambda tree, x, y: jnp.mean((tree["b"][0] - y) ** 2)),
+    "of_classes": (True, lambda tree, x, y: jnp.mean(jnp.logaddexp(0, _scores(tree, x)[:, 0] * (1 - 2 * (y > 0))))),
+}
+"""Whether a loss is of rows, and the loss."""
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_a_loss_that_compares_each_output_with_every_target_is_refused(name: str, scale: float, first: float) -> None:
+    """JAX broadcasts (rows, 1) and (rows,) without a word, and what is trained is the mean."""
+    is_of_rows, loss = LOSSES[name]
+    inputs = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    pair = inputs, (inputs[:, 0] * scale).astype(np.float32)
+    node = TaskContext(node_index=0, node_count=1)
+
+    def init(_: Any) -> Any:
+        return {"w": jnp.full((4, 1), first), "b": jnp.zeros(1)}
+
+    task = jax_task(node, init=init, loss=loss, data=lambda: pair)
+    if is_of_rows:
+        task.prepare()
+    else:
+        with pytest.raises(TaskError, match="compares each output with the targets of all rows"):
+            task.prepare()
