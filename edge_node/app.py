@@ -19,7 +19,7 @@ from edge_node.rollout.installed import Installed
 from edge_node.rollout.receiver import Rollout
 from edge_node.rollout.starting import installed_for, rollout_for, with_release
 from edge_node.runtime.connection import node_will
-from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
+from edge_node.runtime.eligibility import Conditions, Sensors, columns_said, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
 from edge_node.runtime.sealing import NodeSealing
@@ -251,7 +251,7 @@ def _run(
         rng=random.SystemRandom().random,
         state_id=store.state_id,
         gate=lambda: why_not(conditions, sensors) or fresh(),
-        device=sensors.capabilities,
+        device=lambda: {**sensors.capabilities(), **columns_said(setup.task)},
         lacks_key=(lambda: None) if sealing is None else sealing.lacks,
     )
     rollout = rollout_for(config, installed, parts, inbox, lambda: trainer.trains)

@@ -310,6 +310,14 @@ class Private(Protocol):
 
 
 @runtime_checkable
+class ReadsFrames(Protocol):
+    """A task that may read a data frame whose columns have names."""
+
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's frame, in their order, where nobody has said which are wanted; else nothing."""
+
+
+@runtime_checkable
 class Completable(Protocol):
     """A task whose model has tensors that do not travel."""
 

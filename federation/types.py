@@ -86,6 +86,8 @@ COSINE_FRAMES = "cosine_frames"
 
 MASKED_REPORTS = "masked_reports"
 """Name of the capability to report an evaluation under masks: 1 where the node has it."""
+COLUMNS = "columns"
+"""Name of the capability of a node that takes a frame's columns in their own order: a number made of their names."""
 PRIVATE_EXAMPLES = "private_examples"
 """Name of the capability to keep differential privacy for each example: 1 where the node has it."""
 

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Final, assert_never
 
 from coordinator.engine.assignments import Slot
+from coordinator.engine.columns import Columns
 from coordinator.engine.effects import ClearNodeState, SaveAttendance
 from coordinator.engine.fencing import Behind, Fence
 from coordinator.engine.registry import NODES_MAX, Sighting
@@ -125,6 +126,7 @@ class Liveness:
         self._called = 0
         self._call_due: float | None = None
         self._away: Timers[NodeId] = Timers()
+        self._columns = Columns(state)
 
     @property
     def call_due(self) -> float | None:
@@ -196,6 +198,8 @@ class Liveness:
                 self._on_online(node, node_state, sighting)
             case _:
                 assert_never(sighting)
+        if node in state.registry and sighting is not Sighting.OUTDATED:
+            self._columns.observe(node, node_state)
 
     def _expect(self, node: NodeId, node_state: NodeState) -> None:
         """A node that leaves by the pace has said when it comes back; until then nobody misses it [FED-327]."""

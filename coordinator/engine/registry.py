@@ -161,7 +161,7 @@ class Registry:
         self._needs = {} if needs is None else needs
         self._entries: dict[NodeId, Entry] = {}
         self._assigned: set[NodeId] = set()
-        self._excluded: set[NodeId] = set()
+        self._excluded: dict[NodeId, set[str]] = {}
         self._used: dict[NodeId, int] = {}
         self._resting: Timers[NodeId] = Timers()
         self._suspected: Timers[NodeId] = Timers()
@@ -284,14 +284,14 @@ class Registry:
             del self._used[node]
         self._refresh(node)
 
-    def exclude(self, node: NodeId) -> None:
-        """Never ask this node again in this run."""
-        self._excluded.add(node)
+    def exclude(self, node: NodeId, why: str = "budget") -> None:
+        """Do not ask this node again in this run, for this reason."""
+        self._excluded.setdefault(node, set()).add(why)
         self._refresh(node)
 
-    def include(self, node: NodeId) -> None:
-        """A node that was left out may be asked again."""
-        self._excluded.discard(node)
+    def include(self, node: NodeId, why: str = "budget") -> None:
+        """This reason to leave a node out is over."""
+        self._excluded.get(node, set()).discard(why)
         self._refresh(node)
 
     def gone(self) -> Iterator[NodeId]:
@@ -359,7 +359,7 @@ class Registry:
             and entry.compatible
             and entry.able
             and node not in self._assigned
-            and node not in self._excluded
+            and not self._excluded.get(node)
             and self.used(node) < self._quota
             and node not in self._resting
         )

@@ -9,11 +9,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from federation.errors import ConfigError
+from federation.task import ReadsFrames, Task
+from federation.types import COLUMNS
 
-__all__ = ["Conditions", "Sensors", "parse_hours", "why_not"]
+__all__ = ["Conditions", "Sensors", "columns_said", "parse_hours", "why_not"]
+
+_COLUMN_BYTES = 6
+"""Of the digest of columns' names: a float64 holds them exactly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,3 +187,12 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return None
+
+
+def columns_said(task: Task) -> dict[str, float]:
+    """What a node says of the columns of its data frame, where nobody has said which are wanted [FED-304]."""
+    names = task.columns_unsaid() if isinstance(task, ReadsFrames) else ()
+    if not names:
+        return {}
+    digest = blake2b("\0".join(names).encode(), digest_size=_COLUMN_BYTES).digest()
+    return {COLUMNS: float(int.from_bytes(digest, "big"))}

@@ -82,10 +82,14 @@ class TorchTask(TorchTaskSpec):
                 raise
             get_log("task").warning("inputs_not_taken", columns=open_columns, reason=str(error))
             return
-        columns = self.train_data.columns if isinstance(self.train_data, ByName) else ()
-        if columns and not self.train_data.features and self.context.node_index is not None:
+        if columns := self.columns_unsaid():
             why = "the order is the frame's: give TorchTask features=, or the coordinator test data with the same names"
             get_log("task").warning("columns_unsaid", columns=columns, why=why)
+
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's own frame, once it was read, where nobody has said which are wanted."""
+        own = self.train_data if isinstance(self.train_data, ByName) and self.context.node_index is not None else None
+        return own.columns if own is not None and not own.features else ()
 
     def complete(self, parameters: Parameters) -> Parameters:
         """The whole model: with what never changes, second names, and on a node the layers that it keeps.

@@ -9,10 +9,10 @@ from edge_node.config import read_config
 from edge_node.engine.effects import PublishEvent
 from edge_node.engine.machine import NodeMachine
 from edge_node.records import RecoveredNode
-from edge_node.runtime.eligibility import Conditions, Sensors, parse_hours, why_not
+from edge_node.runtime.eligibility import Conditions, Sensors, columns_said, parse_hours, why_not
 from federation.errors import ConfigError
 from federation.protocol.messages import Decline
-from federation.types import Incarnation
+from federation.types import COLUMNS, Incarnation
 from tests.rigs.node_rig import Script, announcement
 
 ROUTES = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
@@ -158,3 +158,22 @@ def test_a_device_says_what_it_has_and_leaves_out_what_it_cannot_read(tmp_path: 
     (tmp_path / "phone/proc/meminfo").write_text("MemTotal:  4000000 kB\nMemAvailable:    1000 kB\n")
     found = phone.capabilities()
     assert (found["battery"], found["mains"], found["memory_bytes"]) == (0.42, 0.0, 1_024_000.0)
+
+
+class Reads:
+    """What a task says of its frame's columns."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def columns_unsaid(self) -> tuple[str, ...]:
+        return self._names
+
+
+def test_a_frames_columns_are_said_as_one_number_where_nobody_has_said_an_order() -> None:
+    """FED-304."""
+    said = [columns_said(Reads(*names)) for names in (("x", "yz"), ("yz", "x"), ("xy", "z"), ("x", "yz"))]  # type: ignore[arg-type]
+    assert said[0] == said[3]
+    assert len({each[COLUMNS] for each in said}) == 3
+    assert all(each[COLUMNS] == int(each[COLUMNS]) < 2**48 for each in said)
+    assert columns_said(Reads()) == columns_said(object()) == {}  # type: ignore[arg-type]

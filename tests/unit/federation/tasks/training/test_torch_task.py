@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from federation.errors import ConfigError, TaskError
+from federation.inputs import Inputs
 from federation.protocol.messages import TrainSettings
 from federation.task import Parameters, ProgramForm, TaskContext, prepare
 from federation.tasks import TorchTask
@@ -377,3 +378,49 @@ def test_workers_that_are_spawned_find_the_tasks_module(tmp_path: Path) -> None:
     path.write_text(SPAWNED)
     task = load_task(f"{path}:build")(NODE)
     assert task.train(task.initial_parameters(0), replace(SETTINGS, local_epochs=1), never).num_examples == 8
+
+
+class Frame:
+    """A data frame as far as it is asked, of a library that is not installed."""
+
+    def __init__(self, **columns: Any) -> None:
+        self._columns = columns
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self._columns)
+
+    def get_column(self, name: str) -> Any:
+        return self._columns[name]
+
+    def to_series(self, place: int) -> Any:
+        return self._columns[self.columns[place]]
+
+    def select(self, names: list[str]) -> "Frame":
+        return Frame(**{name: self._columns[name] for name in names})
+
+
+def test_the_columns_of_a_nodes_own_frame_are_told_where_nobody_has_said_an_order() -> None:
+    """FED-304: of the others the coordinator knows, or they are the same on every node."""
+    frame, target = Frame(b=np.arange(4.0), a=np.ones(4)), np.array([0, 1, 0, 1])
+
+    def of(data: Any, index: int | None = 0, **more: Any) -> TorchTask:
+        made = TorchTask(
+            TaskContext(node_index=index, node_count=1),
+            model=lambda: torch.nn.Linear(2, 2),
+            loss=torch.nn.functional.cross_entropy,
+            train_data=data,
+            **more,
+        )
+        if index is not None:
+            made.prepare()
+        return made
+
+    own = of(lambda: (frame, target))
+    assert own.columns_unsaid() == ("b", "a")
+    assert of(lambda: (frame, target), features=("a", "b")).columns_unsaid() == ()
+    assert of((frame, target)).columns_unsaid() == ()
+    assert of(lambda: (np.zeros((4, 2), np.float32), target)).columns_unsaid() == ()
+    assert of(lambda: (frame, target), None).columns_unsaid() == ()
+    own.adopt_inputs(Inputs(features=("a", "b")))
+    assert own.columns_unsaid() == ()
