@@ -6,7 +6,7 @@ a restart decides as before.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coordinator.engine.state import MachineState
 from federation.errors import TaskError
@@ -39,10 +39,11 @@ class Columns:
 
     Args:
         state: The machine's.
+        absent: Writes down that a node does not train, and in few words why.
     """
 
-    def __init__(self, state: MachineState) -> None:
-        self._state = state
+    def __init__(self, state: MachineState, absent: Callable[[NodeId, str], None]) -> None:
+        self._state, self._absent = state, absent
         self._said: dict[NodeId, float] = {}
         self._counts: Counter[float] = Counter()
         self._most: float | None = None
@@ -90,6 +91,7 @@ class Columns:
             state.registry.include(node, _WHO)
             return
         if state.failing.get(node) != DIFFER:
+            self._absent(node, "columns differ")
             state.note("columns_differ", node=node, nodes=self._counts[said], most=self._counts[self._most or 0.0])
         state.fails(node, DIFFER)
         state.registry.exclude(node, _WHO)

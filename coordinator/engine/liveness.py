@@ -126,7 +126,7 @@ class Liveness:
         self._called = 0
         self._call_due: float | None = None
         self._away: Timers[NodeId] = Timers()
-        self._columns = Columns(state)
+        self._columns = Columns(state, attendance.absent)
 
     @property
     def call_due(self) -> float | None:

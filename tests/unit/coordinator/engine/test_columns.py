@@ -30,6 +30,7 @@ def test_whoever_differs_from_most_is_left_out_and_named() -> None:
     rig = running({"a": RIGHT, "b": RIGHT, "c": OTHER, "array": None})
     assert able(rig) == {"a", "b", "array"}
     assert rig.machine._state.failing[NodeId("c")] == DIFFER
+    assert rig.machine._attendance._absences[NodeId("c")] == {"columns differ": 1}
 
 
 def test_most_may_be_others_later() -> None:
