@@ -20,7 +20,7 @@ and the update of optax, compiled once for all nodes of a process.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -123,6 +123,10 @@ class JaxTask:
                     f"the targets are {list(targets.shape)}, and the loss compares each output with the targets of all"
                     " rows: give outputs and targets one shape, such as outputs[:, 0]"
                 )
+
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's own data frame, in their order, once it was read."""
+        return self.examples.columns_unsaid()
 
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """Steps of the optimizer over shuffled batches; ``stop`` is asked before each.

@@ -19,7 +19,7 @@ of random generators and optimizers are the node's own and begin anew.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +96,10 @@ class KerasTask:
             inputs, targets = self.examples.training
             self._model.evaluate(inputs[:2], targets[:2], verbose=0)
             self._begin(0)
+
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's own data frame, in their order, once it was read."""
+        return self.examples.columns_unsaid()
 
     def train(self, parameters: Parameters, settings: TrainSettings, stop: Stop) -> TrainResult:
         """``fit`` for ``local_epochs``; ``stop`` is asked after each batch.

@@ -126,6 +126,10 @@ class SklearnTask:
         with _told():
             self._checked(self.examples.training)
 
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's own data frame, in their order, once it was read."""
+        return self.examples.columns_unsaid()
+
     def column_names(self) -> Sequence[str]:
         """The numbers of the inputs' columns.
 

@@ -1,5 +1,6 @@
 """One participant's examples as NumPy arrays, for libraries that take arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
-from federation.tasks.data.frames import frame_numbers, is_frame
+from federation.tasks.data.frames import columns_of, frame_numbers, is_frame
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, matching_parts
 from federation.tasks.data.whole_data import WholeData
 
@@ -43,7 +44,9 @@ class Examples:
         """
         whole = WholeData.of(self.train)
         if whole is None:
-            return _pair(self.train() if callable(self.train) else self.train)
+            own = self.train() if callable(self.train) else self.train
+            self.__dict__["_columns"] = columns_of(own)
+            return _pair(own)
         inputs, targets = whole()
         return _pair((inputs, targets), self._parts(whole)[self._index])
 
@@ -65,6 +68,11 @@ class Examples:
         parts = matching_parts(self._parts(train), _traits(train), _traits(test), seed=self.context.seed)
         rows = parts[self._index]
         return _pair(test(), rows) if len(rows) else None
+
+    def columns_unsaid(self) -> Sequence[str]:
+        """The columns of this node's own data frame, in their order, once it was read; nothing where it has none."""
+        found: Sequence[str] = self.__dict__.get("_columns", ())
+        return found
 
     def known(self) -> Pair | None:
         """Examples that everybody has, the coordinator too; None where each node has its own."""

@@ -16,7 +16,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 
 from federation.errors import ConfigError, TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import TaskContext
+from federation.task import ReadsFrames, TaskContext
 from federation.tasks.adapters.scikit_learn import SklearnTask, sklearn_task
 from federation.tasks.check import check_task
 from tests.rigs.simulated_task import code_block, train_simulated
@@ -384,3 +384,25 @@ def test_a_number_that_names_no_class_is_told() -> None:
     )
     with pytest.raises(TaskError, match="row 1 has the label 3, and the classes are 0, 1, 2"):
         task.prepare()
+
+
+def test_the_columns_of_a_nodes_own_frame_are_told() -> None:
+    """FED-304: the library would have trained one node's second column as another's first."""
+
+    class Frame:
+        columns = ("b", "a")
+
+        def get_column(self, name: str) -> Any:
+            return np.arange(4.0) + self.columns.index(name)
+
+        def to_series(self, place: int) -> Any:
+            return self.get_column(self.columns[place])
+
+    node, targets = TaskContext(node_index=0, node_count=1), np.array([0, 1, 0, 1])
+    for inputs, names in ((Frame(), ("b", "a")), (np.zeros((4, 2)), ())):
+        task = sklearn_task(
+            node, estimator=SGDClassifier(), data=lambda inputs=inputs: (inputs, targets), classes=(0, 1), features=2
+        )
+        task.prepare()
+        assert isinstance(task, ReadsFrames)
+        assert task.columns_unsaid() == names
