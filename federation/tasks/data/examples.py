@@ -9,7 +9,7 @@ import numpy as np
 
 from federation.errors import TaskError
 from federation.task import Array, TaskContext
-from federation.tasks.data.frames import columns_of, frame_numbers, is_frame
+from federation.tasks.data.frames import columns_of, frame_numbers, is_frame, refuse_other_rows
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, matching_parts
 from federation.tasks.data.whole_data import WholeData
 
@@ -102,6 +102,7 @@ def _traits(whole: WholeData) -> Traits:
 def _pair(data: Any, rows: Rows | None = None) -> Pair:
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise TaskError(f"data must be (inputs, targets), not {type(data).__name__}")
+    refuse_other_rows(*data)
     inputs, targets = (frame_numbers(each) if is_frame(each) else np.asarray(each) for each in data)
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise TaskError(f"{len(inputs)} inputs and {len(targets)} targets: need as many of each, at least one")

@@ -27,6 +27,7 @@ __all__ = [
     "in_float32",
     "is_frame",
     "number_objects",
+    "refuse_other_rows",
     "rows_at",
 ]
 
@@ -122,6 +123,33 @@ def columns_of(data: Any) -> tuple[str, ...]:
 
 def _has_frame(data: Any) -> bool:
     return isinstance(data, tuple | list) and len(data) > 1 and is_frame(data[0])
+
+
+def refuse_other_rows(inputs: Any, targets: Any) -> None:
+    """Refuse targets whose index names the inputs' rows in another order: rows are taken by their places.
+
+    An index that only counts names nothing.
+
+    Args:
+        inputs: A data frame with an index; of anything else nothing is known.
+        targets: The same, or a column of one.
+
+    Raises:
+        TaskError: It names the first row whose target is another row's.
+    """
+    if not (hasattr(type(inputs), "iloc") and hasattr(type(targets), "iloc")) or len(inputs) != len(targets):
+        return
+    of_inputs, of_targets = (list(each.index) for each in (inputs, targets))
+    if of_targets in (of_inputs, list(range(len(of_targets)))):
+        return
+    if len(set(of_targets)) < len(of_targets) or set(of_inputs) != set(of_targets):
+        return
+    row = next(place for place, each in enumerate(of_inputs) if each != of_targets[place])
+    raise TaskError(
+        "the index of the targets has the rows in another order than that of the inputs: row"
+        f" {row} is {of_inputs[row]!r} in the inputs and {of_targets[row]!r} in the targets. Give"
+        " targets.loc[inputs.index], or reset_index(drop=True) on both if their places are right"
+    )
 
 
 def frame_numbers(frame: Any, *, fine: bool = True) -> NDArray[Any]:

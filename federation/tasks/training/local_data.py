@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from federation.errors import TaskError
 from federation.task import TaskContext
-from federation.tasks.data.frames import frame_numbers, in_float32, is_frame, number_objects
+from federation.tasks.data.frames import frame_numbers, in_float32, is_frame, number_objects, refuse_other_rows
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.training.batches import (
@@ -296,6 +296,8 @@ def _tensors(data: Any) -> Any:
         raise TaskError(
             "data must be (inputs, targets), more arrays of one length, a dict of them, a Dataset or batches"
         )
+    if not isinstance(data, Mapping):
+        refuse_other_rows(data[0], data[-1])
     made = _part(tuple(data) if isinstance(data, list) else data)
     lengths = [len(tensor) if tensor.ndim else 0 for tensor in tensors_in(made)]
     if len(set(lengths)) != 1 or not lengths[0]:

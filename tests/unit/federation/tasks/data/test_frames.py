@@ -176,3 +176,32 @@ def test_a_gap_is_told_by_the_name_of_its_column() -> None:
     frame = pd.DataFrame({"heat": [1.0, 2.0], "cold": [1.0, None]})
     with pytest.raises(TaskError, match="input row 1, column 'cold' is not finite"):
         task(lambda: (frame, TARGETS[:2])).prepare()
+
+
+def test_targets_whose_index_names_the_rows_in_another_order_are_refused() -> None:
+    """Rows are taken by their places: each input had another row's target."""
+    inputs = pd.DataFrame({"a": np.arange(6.0), "b": np.ones(6)})
+    targets = pd.Series([0, 1, 0, 1, 0, 1])
+    other = targets.iloc[[1, 0, 2, 3, 4, 5]]
+    for data in ((inputs, other), (inputs.iloc[::-1], other)):
+        with pytest.raises(
+            TaskError, match=r"another order than that of the inputs: row 0 .*targets\.loc\[inputs\.index"
+        ):
+            own_data(data, torch.device("cpu"))
+        with pytest.raises(TaskError, match="another order than that of the inputs"):
+            Examples(TaskContext(node_index=0, node_count=1), lambda data=data: data).training  # noqa: B018
+
+
+def test_an_index_that_names_other_rows_or_none_is_passed_over() -> None:
+    inputs = pd.DataFrame({"a": np.arange(6.0), "b": np.ones(6)})
+    targets = pd.Series([0, 1, 0, 1, 0, 1])
+    shuffled = inputs.iloc[[3, 1, 0, 2, 5, 4]]
+    for data in (
+        (inputs, targets),
+        (shuffled, targets.loc[shuffled.index]),
+        (shuffled, targets),
+        (shuffled, targets.to_numpy()),
+        (inputs, pd.Series(targets.to_numpy(), index=list("abcdef"))),
+        (inputs, pd.Series(targets.to_numpy(), index=[0] * 6)),
+    ):
+        assert own_data(data, torch.device("cpu")).num_examples == 6
