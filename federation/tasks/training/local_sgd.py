@@ -162,12 +162,17 @@ class _Steps:
         self.kind = self._sgd.kind(model.trainable_names, weights)
         self._sgd.resume(model.trainable_names, weights, state.arrays(self.kind))
         self._own, self._reading = plan.own, Reading.of(model.module, loss)
+        self._first = True
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Take one step; gives the loss before it."""
         used = self._model.trainable
         with self.precision.forward():
             loss = self._own.loss_of(self._reading, batch)
+        if self._first:
+            # A simulated node does not prepare.
+            refuse_untrained(self._model.module, loss, used)
+            self._first = False
         # A forward pass may put other parameters in the place of those that it has used.
         weights = self._model.trainable
         self.precision.step(gradients_of(self.precision.scaled(loss), used, weights), weights, self._sgd.step)

@@ -425,8 +425,9 @@ class ParameterInAPlainList(InAPlainList):
 def test_a_parameter_that_torch_does_not_see_is_refused_where_it_would_be_trained(
     model: Callable[[], nn.Module], name: str
 ) -> None:
-    with pytest.raises(TaskError, match=rf"{name} has a gradient, and is no parameter of the model: .*ModuleList"):
-        prepare(task(model))
+    for check in (prepare, train):
+        with pytest.raises(TaskError, match=rf"{name} has a gradient, and is no parameter of the model: .*ModuleList"):
+            check(task(model))
 
 
 def test_a_frozen_one_is_taken() -> None:
