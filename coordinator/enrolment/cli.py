@@ -150,7 +150,7 @@ def revoke(folder: Folder, nodes: Nodes, *, as_json: JsonOption = False) -> None
     names = fleet.revoke(nodes)
     for name in () if as_json else names:
         typer.echo(f"{name} is revoked")
-    reload_broker(fleet.folder.broker)
+    reached = reload_broker(fleet.folder.broker)
     config = read_config(folder, {})
     problems = list(still_open(fleet, config, names))
     if as_json:
@@ -167,7 +167,9 @@ def revoke(folder: Folder, nodes: Nodes, *, as_json: JsonOption = False) -> None
         return
     for problem in problems:
         typer.echo(f"NOT SHUT OUT: {problem}", err=True)
-    typer.echo(f"{_ELSEWHERE}\nthen check it: coordinator revoke {folder} {' '.join(names)}", err=True)
+    if not reached:
+        typer.echo(_ELSEWHERE, err=True)
+    typer.echo(f"then check it: coordinator revoke {folder} {' '.join(names)}", err=True)
     raise typer.Exit(1)
 
 

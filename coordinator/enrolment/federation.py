@@ -25,6 +25,7 @@ from federation.identity.certificates import (
     Purpose,
     Revoked,
     list_begin,
+    listed_serials,
     new_authority,
     new_identity,
     read_certificate,
@@ -150,7 +151,8 @@ class Fleet:
     def revoke(self, nodes: Sequence[str]) -> list[NodeId]:
         """Revoke every certificate of these nodes, in the broker's list and in its access rules.
 
-        Where all of them are revoked already, nothing is written: a broker elsewhere may just have been given the list.
+        Where all of them are revoked and listed already, nothing is written: a broker elsewhere may just have been
+        given the list. What an earlier command has begun and not ended, such as on a full disk, is done now.
 
         Raises:
             ConfigError: A node is not enrolled.
@@ -163,7 +165,7 @@ class Fleet:
                 if not register.of(name):
                     raise ConfigError(name, "is not enrolled", source="command line")
                 register = register.without(name, self.now)
-            if register == before and all(path.exists() for path in self.folder.revoked_pair):
+            if register == before and self._is_listed():
                 return names
             register = register.with_issued(self._refused_by_all(names[0]))
             save_register(self.folder.register, register)
@@ -171,6 +173,15 @@ class Fleet:
             for name in names:
                 self.folder.bundle(name).unlink(missing_ok=True)
         return names
+
+    def _is_listed(self) -> bool:
+        """Whether the list has the last certificate that every broker must refuse: then all rules were written."""
+        try:
+            made = read_certificate(read_text(self.folder.revoked_pair[0], bytes_max=BUNDLE_BYTES_MAX))
+            listed = listed_serials(read_text(self.folder.revoked, bytes_max=LIST_BYTES_MAX))
+        except ConfigError:
+            return False
+        return self.folder.revoked_pair[1].exists() and made.serial_number in listed
 
     def _refused_by_all(self, name: NodeId) -> Issued:
         """Make a certificate that is revoked from the first: a broker that accepts it has not read its list."""
@@ -255,9 +266,6 @@ class Fleet:
         return register.with_issued(*entries, Issued.of(BROKER, broker.certificate))
 
     def _write_rules(self, register: Register) -> None:
-        revoked = [Revoked(serial=int(one.serial), at=one.revoked) for one in register.issued if one.revoked]
-        listed = revocation_list(self._authority(), revoked, begins=self._list_begin())
-        write_text(self.folder.revoked, listed, mode=PUBLIC)
         valid = {one.name for one in register.issued if one.revoked is None}
         rules = access_rules(
             FederationId(register.federation),
@@ -267,13 +275,23 @@ class Fleet:
         )
         write_text(self.folder.broker / "acl", rules, mode=PRIVATE)
         write_text(self.folder.node_keys, node_keys_text(register.signing_keys(self.now)), mode=PUBLIC)
+        # The list last: what it has is proof of the others.
+        revoked = [Revoked(serial=int(one.serial), at=one.revoked) for one in register.issued if one.revoked]
+        listed = revocation_list(self._authority(), revoked, begins=self._list_begin())
+        write_text(self.folder.revoked, listed, mode=PUBLIC)
 
     def _list_begin(self) -> dt.datetime:
-        """Later than the list that is there: a broker that has read both believes the later one, in whole seconds."""
-        if not self.folder.revoked.exists():
-            return self.now - BACKDATED
-        before = list_begin(read_text(self.folder.revoked, bytes_max=LIST_BYTES_MAX))
-        return max(self.now - BACKDATED, before + dt.timedelta(seconds=1))
+        """Later than the list that is there: a broker that has read both believes the later one, in whole seconds.
+
+        Not later than one that is damaged, or that a clock which was ahead has dated into the future: a broker believes
+        neither, and with such a list it lets nobody in.
+        """
+        usual = self.now - BACKDATED
+        try:
+            next_one = list_begin(read_text(self.folder.revoked, bytes_max=LIST_BYTES_MAX)) + dt.timedelta(seconds=1)
+        except ConfigError:
+            return usual
+        return max(usual, next_one) if next_one < self.now else usual
 
     def _authority(self) -> Identity:
         certificate, key = (read_text(path, bytes_max=BUNDLE_BYTES_MAX) for path in self.folder.authority)

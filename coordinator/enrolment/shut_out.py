@@ -27,6 +27,9 @@ SHUT = "shut out: the broker refuses revoked certificates, and no connection of 
 PATIENCE_S = 5.0
 """How long broker and coordinator may take to notice, in seconds."""
 
+KNOCK_S = 5.0
+"""How long the broker may take for one step of a connection, in seconds; one that hangs is told as soon as this."""
+
 PAUSE_S = 0.1
 
 FoundT = TypeVar("FoundT")
@@ -44,7 +47,7 @@ def still_open(fleet: Fleet, config: CoordinatorConfig, names: Sequence[NodeId])
     address = broker_address(config.broker)
     where = f"the broker at {address.host}:{address.port}"
     refused = replace(address, tls=_files(fleet, fleet.folder.revoked_pair))
-    answer = _until(Answer.REVOKED, lambda: knock(refused, names[0]))
+    answer = _until(Answer.REVOKED, lambda: knock(refused, names[0], limit_s=KNOCK_S))
     match answer:
         case Answer.REVOKED:
             yield from _end_connections(fleet, address, names)
@@ -67,7 +70,7 @@ def _end_connections(fleet: Fleet, address: BrokerAddress, names: Sequence[NodeI
 def _take_over(fleet: Fleet, address: BrokerAddress, name: NodeId) -> Answer:
     with tempfile.TemporaryDirectory(prefix="fedmq-revoke-") as folder:
         pair = _written(fleet.successor(name), Path(folder))
-        return knock(replace(address, tls=_files(fleet, pair)), name)
+        return knock(replace(address, tls=_files(fleet, pair)), name, limit_s=KNOCK_S)
 
 
 def _written(identity: Identity, folder: Path) -> tuple[Path, Path]:

@@ -35,6 +35,7 @@ __all__ = [
     "issue",
     "key_text",
     "list_begin",
+    "listed_serials",
     "new_authority",
     "new_identity",
     "new_key",
@@ -198,8 +199,21 @@ def list_begin(pem: str) -> dt.datetime:
     Raises:
         ConfigError: It is none.
     """
+    return _read_list(pem).last_update_utc
+
+
+def listed_serials(pem: str) -> set[int]:
+    """The serial numbers of the certificates in a revocation list.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    return {entry.serial_number for entry in _read_list(pem)}
+
+
+def _read_list(pem: str) -> x509.CertificateRevocationList:
     try:
-        return x509.load_pem_x509_crl(pem.encode()).last_update_utc
+        return x509.load_pem_x509_crl(pem.encode())
     except UNREADABLE as error:
         raise ConfigError("revocation list", f"is damaged: {error}") from error
 

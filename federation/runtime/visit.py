@@ -214,7 +214,7 @@ def knock(address: BrokerAddress, client_id: str, *, limit_s: float = ANSWER_S) 
             if len(head) == 4 and head[0] == 0x20 and head[3] == 0:
                 secure.sendall(b"\xe0\x00")
                 return Answer.ACCEPTED
-    except ssl.SSLCertVerificationError:
+    except (ssl.SSLCertVerificationError, TimeoutError):  # one that hangs has refused nobody
         return Answer.ABSENT
     except ssl.SSLError as error:
         return Answer.REVOKED if "CERTIFICATE_REVOKED" in (error.reason or "") else Answer.REFUSED

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import edge_node.cli
 import edge_node.config
 from coordinator.cli import make_app
-from coordinator.enrolment import shut_out
+from coordinator.enrolment import cli, shut_out
 from coordinator.enrolment.broker import FleetBroker, reload_broker
 from coordinator.enrolment.register import load_register
 from federation.errors import ConfigError
@@ -68,6 +68,19 @@ def test_revoke_fails_loudly_where_no_broker_is_reached(plant: Path, monkeypatch
     assert "NOT SHUT OUT: the broker at localhost:" in done.stderr
     assert "kill -s HUP broker" in done.stderr
     assert f"then check it: coordinator revoke {plant} edge-01" in done.stderr
+
+
+def test_revoke_does_not_send_people_to_the_broker_for_a_coordinator_that_hangs(
+    plant: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "reload_broker", lambda _: True)
+    monkeypatch.setattr(cli, "still_open", lambda *_: ["the coordinator (pid 7) has not taken note: restart it"])
+    done = CliRunner().invoke(make_app(["revoke"]), ["revoke", str(plant), "edge-01"])
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "NOT SHUT OUT: the coordinator (pid 7) has not taken note: restart it\n"
+        f"then check it: coordinator revoke {plant} edge-01\n"
+    )
 
 
 def test_renew_says_what_to_do_where_the_broker_runs_elsewhere(plant: Path) -> None:

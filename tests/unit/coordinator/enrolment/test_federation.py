@@ -13,6 +13,7 @@ from cryptography import x509
 from coordinator.app import coordinator_trust
 from coordinator.config.sections import read_config
 from coordinator.config.settings import engine_settings
+from coordinator.enrolment import federation
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.register import load_register, locked
@@ -22,8 +23,9 @@ from federation.config import broker_address
 from federation.errors import ConfigError, StorageError
 from federation.identity.bundle import Bundle, decode_bundle
 from federation.identity.certificates import check_identity, new_key, read_certificate
+from federation.identity.private_files import write_text
 from federation.identity.request import new_request
-from federation.identity.signing_keys import SigningKey, read_signing_key
+from federation.identity.signing_keys import SigningKey, enrolled_nodes, read_signing_key
 from federation.runtime.local_broker import BROKER_LIMITS
 from federation.types import FederationId, NodeId
 
@@ -170,6 +172,48 @@ def test_revoking_again_writes_nothing_so_that_a_copied_list_can_be_checked(flee
     before = (fleet.folder.revoked.read_bytes(), fleet.folder.revoked_pair[0].read_bytes())
     assert fleet.revoke(["edge-01"]) == ["edge-01"]
     assert (fleet.folder.revoked.read_bytes(), fleet.folder.revoked_pair[0].read_bytes()) == before
+
+
+@pytest.mark.parametrize("file", ["acl", "nodes.json", "revoked.crl"])
+def test_a_revocation_that_was_cut_short_is_done_by_the_next_one(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """A full disk, or a kill, between the register and any of the files that say it to others."""
+    fleet.enroll(["edge-01", "edge-02"])
+
+    def full(path: Path, text: str, *, mode: int) -> None:
+        if path.name == file:
+            raise StorageError("no space left on device")
+        write_text(path, text, mode=mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(federation, "write_text", full)
+        with pytest.raises(StorageError):
+            fleet.revoke(["edge-01"])
+    fleet.revoke(["edge-01"])
+    refused = read_certificate(fleet.folder.revoked_pair[0].read_text()).serial_number
+    assert {refused, *(int(one.serial) for one in load_register(fleet.folder.register).of("edge-01"))} == (
+        revoked_serials(fleet)
+    )
+    assert denied(fleet) == ["edge-01"]
+    assert enrolled_nodes(fleet.folder.node_keys) == {"edge-02"}
+
+
+def test_a_list_that_is_damaged_is_replaced(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01"])
+    fleet.folder.revoked.write_text(fleet.folder.revoked.read_text()[:40])
+    fleet.revoke(["edge-01"])
+    assert len(revoked_serials(fleet)) == 2
+    fleet.folder.revoked.write_text("")
+    fleet.revoke(["edge-01"])
+    assert len(revoked_serials(fleet)) == 3
+
+
+def test_a_list_that_a_wrong_clock_has_dated_ahead_does_not_lock_everybody_out_for_longer(fleet: Fleet) -> None:
+    fleet.enroll(["edge-01", "edge-02"])
+    replace(fleet, now=NOW + dt.timedelta(days=100)).revoke(["edge-01"])
+    fleet.revoke(["edge-02"])
+    assert x509.load_pem_x509_crl(fleet.folder.revoked.read_bytes()).last_update_utc < NOW
 
 
 def test_a_successor_of_a_revoked_node_is_in_the_next_list(fleet: Fleet) -> None:
