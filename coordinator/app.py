@@ -61,6 +61,7 @@ from federation.runtime.address import BrokerAddress, exposures
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, write_fields
+from federation.runtime.network_thread import lost_on_error
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
@@ -178,7 +179,8 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
             with watch, releases, Supervision(inbox, lambda: connections.alive) as supervision:
                 translate: Callable[[object], Event | None] = supervision.watching(while_leading(inbound.translate))
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
-                Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX, follows=machine.follows).run()
+                with lost_on_error(*connections.threads, timeout_s=FLUSH_S):
+                    Driver(*parts, settle=watched.settle, batch_max=BATCH_MAX, follows=machine.follows).run()
         finally:
             connections.close(timeout_s=FLUSH_S)
             watched.close()

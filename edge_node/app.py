@@ -42,6 +42,7 @@ from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, said_while_slow
 from federation.runtime.mqtt import MqttTransport
+from federation.runtime.network_thread import lost_on_error
 from federation.runtime.session import SessionSettings
 from federation.runtime.signals import StopSignals, leave_at_once
 from federation.runtime.supervision import Supervision
@@ -258,7 +259,9 @@ def _run(
     translate = inbound.translate if rollout is None else rollout.watching(inbound.translate)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
-        with Supervision(inbox, lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)) as supervision:
+        lost = lost_on_error(transport, timeout_s=FLUSH_S)
+        alive = lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)  # noqa: E731 - of one use
+        with Supervision(inbox, alive) as supervision, lost:
             Driver(machine, executor, inbox, clock, supervision.watching(translate)).run()
         return _left(parts, keeper, rollout, signals)
 

@@ -48,6 +48,7 @@ from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, write_fields
 from federation.runtime.mqtt import MqttTransport
+from federation.runtime.network_thread import lost_on_error
 from federation.runtime.signals import StopSignals
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox
@@ -245,7 +246,8 @@ class _Gateway:
                     alive = seen.watching(lambda event: event)
                     translate = Translator(alive, self.above.inbound.translate, self.below.inbound.translate)
                     parts = (driven, executor, self.inbox, clock, translate)
-                    Driver(*parts, settle=driven.settle, batch_max=BATCH_MAX).run()
+                    with lost_on_error(*self.below.connections.threads, self.above.transport, timeout_s=FLUSH_S):
+                        Driver(*parts, settle=driven.settle, batch_max=BATCH_MAX).run()
             finally:
                 self.below.connections.close(timeout_s=FLUSH_S)
                 self.above.transport.close(timeout_s=FLUSH_S)

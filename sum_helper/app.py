@@ -18,6 +18,7 @@ from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log
 from federation.runtime.mqtt import MqttTransport
+from federation.runtime.network_thread import lost_on_error
 from federation.runtime.session import SessionSettings
 from federation.runtime.signals import StopSignals
 from federation.runtime.supervision import Supervision
@@ -100,7 +101,8 @@ def _run(config: HelperConfig, store: HelperStore) -> int:
     inbound = Inbound(topics, helper, coordinator=coordinator, register=nodes, store=store, rules=rules)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
-        with Supervision(inbox, lambda: transport.alive and summing.alive) as supervision:
+        leaving = lost_on_error(transport, timeout_s=STOP_S)
+        with Supervision(inbox, lambda: transport.alive and summing.alive) as supervision, leaving:
             machine, clock, settle = HelperMachine(rules), MonotonicClock(), executor.settle
             watched = supervision.watching
             Driver(machine, executor, inbox, clock, watched(inbound.translate), settle=settle, batch_max=TOGETHER).run()

@@ -61,7 +61,12 @@ class Connections:
     @property
     def alive(self) -> bool:
         """Whether both network threads run."""
-        return all(one.alive for one in (self.control, self.data) if isinstance(one, NetworkThread))
+        return all(one.alive for one in self.threads)
+
+    @property
+    def threads(self) -> tuple[NetworkThread, ...]:
+        """Both, where they are real ones."""
+        return tuple(one for one in (self.data, self.control) if isinstance(one, NetworkThread))
 
     def open(self) -> None:
         """Start to connect."""

@@ -47,6 +47,7 @@ TICK_S_MAX = 5.0
 REFUSED_NAMED_MAX = 16
 TAKEN_OVER = 0x8E
 """DISCONNECT's reason where another client has connected with our id; Mosquitto 2.0 closes without a word."""
+_WITH_WILL = ReasonCode(PacketTypes.DISCONNECT, identifier=0x04)
 _SIGNATURE = "process"
 """User property of what is retained on the will's topic; see `TakeoverDetector`."""
 
@@ -154,7 +155,7 @@ class MqttTransport(NetworkThread):
                 break
         leaves = self._closing.is_set() or (self._leaves and self.connected)
         if leaves and (not len(self._outbound) or time.monotonic() >= self._close_by):
-            self._client.disconnect()
+            self._client.disconnect(_WITH_WILL if self._lost else None)
         if self._client.want_write():
             self._client.loop_write()
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from federation.errors import PayloadTooLarge
@@ -19,6 +19,26 @@ from federation.runtime.session import Backoff, Refusals, SessionSettings, publi
 from federation.runtime.transport import Inbox, InboxItem, TransportBlocked, TransportEvent, TransportFailed
 
 INBOX_WAIT_S = 2.0
+
+
+@contextlib.contextmanager
+def lost_on_error(*connections: "NetworkThread", timeout_s: float) -> Iterator[None]:
+    """Inside, an error closes these, and the broker says what it says of a process that was killed.
+
+    Nothing else would: who ends in order has said so, and under a service manager a process that cannot go on waits a
+    minute before it ends.
+
+    Args:
+        connections: All that the role has.
+        timeout_s: As of `NetworkThread.close`, for each.
+    """
+    try:
+        yield
+    except BaseException:
+        for each in connections:
+            each.abandon()
+            each.close(timeout_s=timeout_s)
+        raise
 
 
 class Wakeup:
@@ -66,7 +86,7 @@ class NetworkThread(abc.ABC):
         self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{session.connection}", daemon=True)
         self._closing, self._stirred = threading.Event(), threading.Event()
-        self._rests_until, self._leaves = 0.0, False
+        self._rests_until, self._leaves, self._lost = 0.0, False, False
         self._close_by = float("inf")
         self._packet_bytes_max = session.packet_bytes_max
         self._accepted_at: float | None = None
@@ -120,6 +140,10 @@ class NetworkThread(abc.ABC):
         self._rests_until, self._leaves = time.monotonic() + seconds, self._leaves or seconds > 0.0
         self._stirred.set()
         self._wakeup.ring()
+
+    def abandon(self) -> None:
+        """Let the broker publish the will when this is closed: who goes on owes more than it has said."""
+        self._lost = True
 
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Send what is queued (at most for ``timeout_s``), disconnect without a will, and join the network thread."""

@@ -23,6 +23,7 @@ from federation.runtime import mqtt, network_thread, obstacles
 from federation.runtime.local_broker import BROKER_LIMITS, LocalBroker, free_port
 from federation.runtime.log import configure_log
 from federation.runtime.mqtt import MqttTransport, SessionSettings, parse_broker_url
+from federation.runtime.network_thread import lost_on_error
 from federation.runtime.transport import (
     Inbox,
     InboxItem,
@@ -253,6 +254,19 @@ def test_a_client_that_rests_can_be_closed(broker: LocalBroker, connect: Connect
     node.until(TransportDisconnected)
     node.transport.close()
     assert not node.transport.alive
+
+
+def test_a_client_that_ends_with_an_error_leaves_its_will(broker: LocalBroker, connect: Connect) -> None:
+    """A role that cannot go on would be there for ever: retained, and for whoever waits for it."""
+    watcher = connect(broker.url, "watcher", "state/+")
+    watcher.expect(TransportConnected)
+    node = connect(broker.url, "node", will=Will(topic="state/node", payload=b"lost", delay_s=0))
+    node.expect(TransportConnected)
+    node.transport.publish("state/node", b"said before", retain=True)
+    with pytest.raises(RuntimeError), lost_on_error(node.transport, timeout_s=_WAIT_S):
+        raise RuntimeError
+    assert not node.transport.alive
+    assert [watcher.expect(MessageReceived).payload for _ in range(2)] == [b"said before", b"lost"]
 
 
 def _present(client: Client, topic: str) -> str | None:
