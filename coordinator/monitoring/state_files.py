@@ -7,6 +7,7 @@ this one wrote each part into a file of its own; these are read where there is n
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -52,6 +53,9 @@ FORMER: Mapping[str, str] = {
 
 PAUSE_S = 0.5
 """The file is written this often at most, in seconds."""
+
+AGAIN_S = 5.0
+"""The same where it could not be written, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,17 +120,17 @@ class StatusFile:
         self._told: Mapping[str, Any] = {}
         self._since = time.time()
         self._next_s = 0.0
-        self._pending = False
+        self._pending = self._failed = False
 
     def look(self, now: float) -> None:
         """Write what has changed, or remember to; ``now`` is in monotonic seconds."""
         self._pending = now < self._next_s
         if not self._pending:
-            self._next_s = now + PAUSE_S
             self.write()
+            self._pending, self._next_s = self._failed, now + (AGAIN_S if self._failed else PAUSE_S)
 
     def due(self) -> float | None:
-        """When to look again, in monotonic seconds; None when nothing happened since the last look."""
+        """When to look again, in monotonic seconds; None when nothing happened since the last look that told it."""
         return self._next_s if self._pending else None
 
     def version(self) -> int:
@@ -134,7 +138,7 @@ class StatusFile:
         return int(self._snapshot()["version"])
 
     def write(self) -> None:
-        """Write at once, where something has changed."""
+        """Write at once, where something has changed, or could not be written before."""
         snapshot, before = self._snapshot(), self._told
         fields = _fields(snapshot)
         told = {
@@ -146,7 +150,7 @@ class StatusFile:
             "helpers": {name: bool(row["online"]) for name, row in snapshot.get("helpers", {}).items()},
             "helper_trouble": _trouble(snapshot.get("helpers", {})),
         }
-        if told == before:
+        if told == before and not self._failed:
             return
         if not before or any(fields[key] != before["fields"][key] for key in ("reason", "version")):
             self._since = time.time()
@@ -161,12 +165,27 @@ class StatusFile:
             "helpers": told["helpers"],
             "helper_trouble": told["helper_trouble"],
         }
-        with contextlib.suppress(OSError):
-            write_file(self._folder / STATUS, json.dumps(content).encode(), durable=False)
-            if not before:
-                # Nobody writes them any more: left behind, they would only mislead.
+        self._failed = not _written(self._folder / STATUS, json.dumps(content).encode())
+        if not self._failed and not before:
+            # Nobody writes them any more: left behind, they would only mislead.
+            with contextlib.suppress(OSError):
                 for name in FORMER.values():
                     (self._folder / name).unlink(missing_ok=True)
+
+
+def _written(path: Path, body: bytes) -> bool:
+    """Whether the file says this now: replaced, or where the disk is full written over.
+
+    A full disk is what people ask about, and the file's own blocks are on it. Blanks at the end mean nothing in JSON:
+    so no reader finds the end of what stood there before.
+    """
+    with contextlib.suppress(OSError):
+        write_file(path, body, durable=False)
+        return True
+    with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
+        there = os.fstat(file.fileno())
+        return len(body) <= there.st_blocks * 512 and file.write(body.ljust(there.st_size)) >= len(body)
+    return False
 
 
 def _trouble(helpers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, object]]:

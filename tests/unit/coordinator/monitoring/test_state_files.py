@@ -11,6 +11,7 @@ from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Event
 from coordinator.monitoring.state_files import (
+    AGAIN_S,
     FORMER,
     PAUSE_S,
     StoppingRule,
@@ -186,6 +187,26 @@ def test_old_files_stay_where_the_new_one_cannot_be_written(tmp_path: Path, monk
     monkeypatch.setattr("coordinator.monitoring.state_files.write_file", full)
     status_file(tmp_path, snapshot).write()
     assert read_incidents(tmp_path) == {"edge-01": {"malformed": 2}}
+
+
+def test_a_full_disk_is_told_in_the_files_own_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ``why`` would name what was waited for before the disk was full, such as a broker that is there."""
+    found = [snapshot("broker", *(f"node-{number}" for number in range(50)))]
+    file = status_file(tmp_path, lambda: found[0])
+    file.look(1.0)
+    size = (tmp_path / STATUS).stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr("coordinator.monitoring.state_files.write_file", full)
+        found[0] = snapshot("storage")
+        file.look(2.0)
+        assert read_waiting(tmp_path).fields["reason"] == "storage"
+        assert (file.due(), (tmp_path / STATUS).stat().st_size) == (None, size)
+        found[0] = snapshot("assignments", *(f"node-{number}" for number in range(2_000)))  # more than there is room
+        file.look(3.0)
+        assert read_waiting(tmp_path).fields["reason"] == "storage"
+        assert file.due() == 3.0 + AGAIN_S
+    file.look(3.0 + AGAIN_S)
+    assert (read_waiting(tmp_path).fields["reason"], file.due()) == ("assignments", None)
 
 
 class Machine:
