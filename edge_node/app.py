@@ -259,9 +259,8 @@ def _run(
     translate = inbound.translate if rollout is None else rollout.watching(inbound.translate)
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
-        lost = lost_on_error(transport, timeout_s=FLUSH_S)
         alive = lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)  # noqa: E731 - of one use
-        with Supervision(inbox, alive) as supervision, lost:
+        with Supervision(inbox, alive) as supervision, lost_on_error(transport, timeout_s=FLUSH_S):
             Driver(machine, executor, inbox, clock, supervision.watching(translate)).run()
         return _left(parts, keeper, rollout, signals)
 

@@ -13,6 +13,7 @@ FederationError
 │   └── PayloadTooLarge       larger than the broker's Maximum Packet Size
 ├── StorageError              a store cannot persist: nothing may be acknowledged
 │   ├── StoreLocked           another process owns this state folder
+│   ├── StoreGone             the state folder was moved or deleted while it was in use
 │   └── DamagedStore          what was stored is gone, or is not what was stored
 ├── LeadershipLost            another coordinator leads the run, or may: nothing is written any more
 └── TaskError                 the user's task broke its contract
@@ -93,6 +94,10 @@ class StoreLocked(StorageError):  # noqa: N818 - the name says what it is
 
 class DamagedStore(StorageError):  # noqa: N818 - the name says what it is
     """What was stored is not there any more, or is not what was stored: trying again does not help."""
+
+
+class StoreGone(StorageError):  # noqa: N818 - the name says what it is
+    """The state folder was moved or deleted while it was in use: what is written now, no start will find."""
 
 
 class LeadershipLost(FederationError):  # noqa: N818 - the name says what it is

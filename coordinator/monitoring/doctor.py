@@ -39,9 +39,8 @@ from federation.protocol.topics import NodeStateTopic, Topics
 from federation.protocol.wire import decode_message
 from federation.runtime.address import BrokerAddress
 from federation.runtime.visit import Seen, visit_broker
-from federation.storage.folder import has_content, lock_holder
+from federation.storage.folder import has_content, lock_holder, lost
 from federation.storage.sealing_keys import read_keys
-from federation.storage.sqlite import lost
 from federation.types import FederationId, ModelVersion, NodeId
 from update_codec import Manifest
 

@@ -69,7 +69,7 @@ from coordinator.runtime.publisher import ModelPublisher, Publisher, RoundPublis
 from coordinator.runtime.sealing import CoordinatorSealing
 from coordinator.runtime.traffic import Traffic
 from coordinator.storage.store import CoordinatorStore, Figures
-from federation.errors import DamagedStore, StorageError
+from federation.errors import DamagedStore, StorageError, StoreGone
 from federation.protocol.messages import (
     CoordinatorState,
     EvaluationReceipt,
@@ -181,6 +181,8 @@ class CoordinatorExecutor:
             return ()
         try:
             return tuple(self._masked.run(effect) if isinstance(effect, MaskedEffect) else self._run(effect))
+        except StoreGone:
+            raise
         except StorageError as error:
             self._failed = True
             return (StorageFailed(detail=str(error)),)

@@ -44,7 +44,7 @@ from edge_node.training.evaluation import EvaluationJob, HiddenMetrics
 from edge_node.training.masking import Masking, give_back_offered
 from edge_node.training.update import ResidualChange, merge
 from edge_node.training.worker import Trainer, TrainingJob, TrainingSetup
-from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError
+from federation.errors import LocalProtocolError, PayloadTooLarge, StorageError, StoreGone
 from federation.protocol.chunking import chunk_count, chunk_slice
 from federation.protocol.limits import CHUNK_BYTES
 from federation.protocol.messages import Message, NodeState, UpdateOffer
@@ -297,6 +297,8 @@ class NodeExecutor:
                     return [self._enter(effect.run)]
                 case _:
                     assert_never(effect)
+        except StoreGone:
+            raise
         except StorageError as error:
             self._log.error("storage_failed", doing=type(effect).__name__, reason=str(error))
             return [events.StorageFailed(detail=str(error), effect=effect)]

@@ -34,8 +34,7 @@ from federation.identity.private_files import read_text
 from federation.identity.signing_keys import read_signing_key
 from federation.protocol.messages import Presence
 from federation.protocol.wire import PROTOCOL_VERSION
-from federation.storage.folder import has_content
-from federation.storage.sqlite import lost
+from federation.storage.folder import has_content, lost
 from federation.task import task_label
 
 __all__ = ["check_disk", "check_own_key", "check_state", "examine", "examine_broker"]

@@ -9,7 +9,7 @@ import shutil
 import stat
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Final
 
@@ -22,10 +22,12 @@ __all__ = [
     "ReadableFolder",
     "access_remedy",
     "empty_folder",
+    "file_place",
     "has_content",
     "is_full",
     "lock",
     "lock_holder",
+    "lost",
     "point_link",
     "remedy_for",
     "replacing",
@@ -41,6 +43,8 @@ ROOM_BYTES: Final = 1 << 16
 """With less a disk is full: a page of a database, its journal and what its readers share need more."""
 
 _LOCK = "lock"
+_NAMED_MAX: Final = 3
+"""Files that a message names; the rest is counted."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BARRED: Final = frozenset({errno.EACCES, errno.EPERM})
 _LOCKLESS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -221,6 +225,28 @@ def lock_holder(folder: Path) -> str | None:
 
 def _holder(handle: int) -> str:
     return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
+def file_place(path: Path) -> tuple[int, int] | None:
+    """Which file stands there; None is none.
+
+    Whoever has it open writes on in it when it was moved or deleted, and no start finds that.
+    """
+    try:
+        there = os.stat(path)  # noqa: PTH116 - at each transaction, and twice as fast
+    except FileNotFoundError:
+        return None
+    return there.st_dev, there.st_ino
+
+
+def lost(path: Path, traces: Sequence[str], remedy: str) -> StorageError:
+    """The error of a database that knows nothing although there was a run; ``traces`` are files of it."""
+    there = path.exists()
+    state = "knows of no run" if there and path.stat().st_size else "is empty" if there else "is missing"
+    more = f" and {len(traces) - _NAMED_MAX} more" if len(traces) > _NAMED_MAX else ""
+    return StorageError(
+        f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: {remedy}; nothing has been deleted"
+    )
 
 
 def has_content(path: Path) -> bool:

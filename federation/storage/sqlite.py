@@ -10,9 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from federation.errors import StorageError
+from federation.errors import StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import access_remedy, has_content, is_full, remedy_for, sync_bytes
+from federation.storage.folder import access_remedy, file_place, has_content, is_full, lost, remedy_for, sync_bytes
 
 __all__ = [
     "Connection",
@@ -26,7 +26,6 @@ __all__ = [
     "Step",
     "connect",
     "disk_remedy",
-    "lost",
     "storing",
 ]
 
@@ -39,8 +38,7 @@ DuplicateRow = sqlite3.IntegrityError
 BUSY_S: Final = 5.0
 """How long a reader of another process, such as `coordinator status`, may hold a writer up, and the other way round."""
 
-_NAMED_MAX: Final = 3
-"""Files that a message names; the rest is counted."""
+_MOVED: Final = "was moved or deleted while it is in use: put it back where it was, and start again"
 
 _PRIMARY: Final = 0xFF
 """SQLite's extended codes have the plain one in their lowest byte."""
@@ -127,7 +125,7 @@ class Database:
     """
 
     def __init__(self, path: Path, layout: Layout, *, remedy: str, role: str, traces: Sequence[str] = ()) -> None:
-        self._log, self._role = path.with_name(f"{path.name}-wal"), role
+        self._path, self._log, self._role = path, path.with_name(f"{path.name}-wal"), role
         self.waits_later = self._unsynced = self._waits = False
         # Before SQLite looks: it deletes the log of a database without a byte.
         if traces and not has_content(path):
@@ -146,6 +144,7 @@ class Database:
                 problem = f"{path} cannot be read: {error}{disk_remedy(error, path.parent) or f'; {remedy}'}"
                 raise StorageError(problem) from error
             raise
+        self._place = file_place(path)
 
     def execute(self, statement: str, *values: object) -> Cursor:
         """Run one statement."""
@@ -164,8 +163,11 @@ class Database:
         """One transaction; one that is not durable survives a killed process, not a power cut, and costs no fsync.
 
         Raises:
+            StoreGone: The file is not where it was opened.
             StorageError: Nothing of it is in the database.
         """
+        if durable and file_place(self._path) != self._place:
+            raise StoreGone(f"the {what} cannot be stored: {self._path} {_MOVED}")
         self._unsynced |= durable and self.waits_later
         wait = durable and not self.waits_later
         if wait is not self._waits:
@@ -278,16 +280,6 @@ class ReadOnlyDatabase:
         """Close the connection."""
         self._newest.close()
         self._file.close()
-
-
-def lost(path: Path, traces: Sequence[str], remedy: str) -> StorageError:
-    """The error of a database that knows nothing although there was a run; ``traces`` are files of it."""
-    there = path.exists()
-    state = "knows of no run" if there and path.stat().st_size else "is empty" if there else "is missing"
-    more = f" and {len(traces) - _NAMED_MAX} more" if len(traces) > _NAMED_MAX else ""
-    return StorageError(
-        f"{path} {state}, but its folder has {', '.join(traces[:_NAMED_MAX])}{more}: {remedy}; nothing has been deleted"
-    )
 
 
 @cache

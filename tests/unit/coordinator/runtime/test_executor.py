@@ -21,7 +21,7 @@ from coordinator.runtime.publisher import CONTROL_BYTES_MAX
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.strategies.server_optimizer import State
 from coordinator.strategies.strategy import Weights
-from federation.errors import StorageError
+from federation.errors import StorageError, StoreGone
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import (
     CoordinatorState,
@@ -349,6 +349,19 @@ def test_attendance_is_saved_and_a_full_disk_costs_only_its_figures() -> None:
     assert bench.run(effects.SaveAttendance(attendance=seen)) == [events.AttendanceSaved(attendance=seen)]
     (known,) = bench.store.participation()
     assert (known.attended.incarnation, known.attended.absences) == (3, {"self": 1, "event": 2})
+
+
+def test_a_state_folder_that_was_moved_away_ends_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+
+    def moved(*_: object) -> None:
+        raise StoreGone("was moved or deleted")
+
+    monkeypatch.setattr(bench.store, "save_round", moved)
+    with pytest.raises(StoreGone):
+        bench.run(
+            effects.SaveRound(record=RoundRecord(round=RoundId(0), version=ModelVersion(0), nodes=(), cohort=NOBODY))
+        )
 
 
 def test_a_commit_on_a_full_disk_can_be_repeated() -> None:

@@ -38,7 +38,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import HeldModel
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import run_round
-from federation.errors import LocalProtocolError
+from federation.errors import LocalProtocolError, StoreGone
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Activity, Decline, NodeState, PartKind, Presence, Progress, UpdateOffer
 from federation.protocol.topics import Topics
@@ -329,6 +329,17 @@ def test_every_other_save_on_a_failing_disk_answers_storage_failed(
     assert isinstance(event, StorageFailed)
     assert event.effect == effect
     assert rig.store.residual() is before
+
+
+def test_a_state_folder_that_was_moved_away_ends_the_node(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it kept from here on, no start would find; a new start does what can be done."""
+
+    def moved(*_: object) -> None:
+        raise StoreGone("was moved or deleted")
+
+    monkeypatch.setattr(rig.store, "save_progress", moved)
+    with pytest.raises(StoreGone):
+        rig.executor.execute(SaveProgress(run=RUN, last_round=RoundId(9)))
 
 
 def test_offer_carries_the_payload_only_when_asked(rig: Rig) -> None:

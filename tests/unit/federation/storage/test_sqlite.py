@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from federation.errors import StorageError
+from federation.errors import StorageError, StoreGone
 from federation.storage.folder import ROOM_BYTES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
 
@@ -112,6 +112,25 @@ def test_a_database_goes_up_by_every_step_in_order(tmp_path: Path) -> None:
     assert database.execute("SELECT COUNT(*) FROM later").fetchone()[0] == 0
     database.close()
     opened(path, NEWEST).close()
+
+
+def test_nothing_goes_into_a_database_that_no_start_would_find(tmp_path: Path) -> None:
+    """SQLite writes on into a file that was moved or deleted, and says that all is well."""
+    folder, moved = tmp_path / "state", tmp_path / "moved"
+    folder.mkdir()
+    database = opened(folder / "db", FIRST)
+    folder.rename(moved)
+    with pytest.raises(StoreGone, match="was moved or deleted"):
+        database.transaction("row")
+    folder.mkdir()
+    opened(folder / "db", FIRST).close()
+    with pytest.raises(StoreGone, match="was moved or deleted"):
+        database.transaction("row")
+    shutil.rmtree(folder)
+    moved.rename(folder)
+    with database.transaction("row"):
+        database.insert("t", {"x": 1})
+    database.close()
 
 
 def test_a_step_that_fails_leaves_the_layout_that_was_there(tmp_path: Path) -> None:
