@@ -145,6 +145,14 @@ class ForkServer:
         self._reader.join()
         self._ours.close()
 
+    def abandon(self) -> None:
+        """End it while it still imports, so that nobody waits for that; may be called in a signal's handler.
+
+        One that has imported does not hear it: what it has forked needs it, and what is asked of it takes no time.
+        """
+        with contextlib.suppress(OSError):
+            self._server.terminate()
+
     def start(
         self, module: str, arguments: Sequence[str], environment: Mapping[str, str], errors: int
     ) -> ForkedProcess | None:
@@ -318,10 +326,12 @@ def _run(module: str) -> int:
 
 def main() -> None:
     """Import, serve, and in each new process run its program."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the demo ends this process, by ending itself
+    # The demo ends this process, by ending itself; SIGTERM is its word that nobody waits for the imports any more.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=os.dup(0))
     _import(sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     request = _serve(_Line(connection))
     if request is not None:
         _become(request)

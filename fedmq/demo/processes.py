@@ -72,19 +72,25 @@ class Fleet:
         server: Forks them; None starts each from nothing.
         unforked: Names of those that are started from nothing nevertheless: a forked one has the server's pages.
         lines: What the processes said, in order of arrival.
+        interrupted: Set by Ctrl-C.
     """
 
     folder: Path
     server: ForkServer | None = None
     unforked: frozenset[str] = frozenset()
     lines: "queue.Queue[Line | Exited]" = field(default_factory=lambda: queue.Queue(LINES_MAX))
+    interrupted: threading.Event = field(default_factory=threading.Event)
     _children: dict[str, _Child] = field(default_factory=dict)
     _closing: threading.Event = field(default_factory=threading.Event)
 
     def start(
         self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str] = NO_VARIABLES
     ) -> None:
-        """Start ``python -m MODULE ARGUMENTS`` under this name; ``environment`` is for this process alone."""
+        """Start ``python -m MODULE ARGUMENTS`` under this name; ``environment`` is for this process alone.
+
+        Raises:
+            KeyboardInterrupt: Somebody has pressed Ctrl-C: nothing more is started.
+        """
         self._spawn(name, [sys.executable, "-m", module, *arguments], environment, generation=0)
 
     def restart(self, name: str, environment: Mapping[str, str] = NO_VARIABLES) -> None:
@@ -92,6 +98,12 @@ class Fleet:
         child = self._children[name]
         child.process.wait()
         self._spawn(name, child.command, environment, generation=child.generation + 1)
+
+    def interrupt(self) -> None:
+        """Somebody has pressed Ctrl-C: nothing more is started, and what is to be forked is not waited for."""
+        self.interrupted.set()
+        if self.server is not None:
+            self.server.abandon()
 
     def kill(self, name: str) -> None:
         """SIGKILL: the process has no chance to clean up."""
@@ -151,21 +163,29 @@ class Fleet:
             child.reader.join(STOP_GRACE_S)
 
     def _spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str], *, generation: int) -> None:
+        self._go_on()
         # One thread per process: ten processes with a pool each would fight for two cores.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"} | dict(environment)
         with (self.folder / f"{name}.stderr").open("ab") as errors:
-            process = self._forked(name, command, environment, errors.fileno()) or subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                env=environment,
-                start_new_session=True,
-            )
+            process: Process | None = self._forked(name, command, environment, errors.fileno())
+            if process is None:
+                self._go_on()
+                process = subprocess.Popen(
+                    command,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                    env=environment,
+                    start_new_session=True,
+                )
         reader = threading.Thread(target=self._read, args=(name, process, generation), daemon=True)
         self._children[name] = _Child(command, process, reader, generation)
         reader.start()
+
+    def _go_on(self) -> None:
+        if self.interrupted.is_set():
+            raise KeyboardInterrupt
 
     def _forked(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], errors: int
@@ -216,13 +236,13 @@ def work_folder(name: str = "fedmq-demo-") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def interrupts(interrupted: threading.Event) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal set the event; a second Ctrl-C cannot interrupt the cleaning up."""
+def interrupts(fleet: Fleet) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal interrupt the fleet; a second Ctrl-C cannot interrupt the cleaning up."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does
         return
-    before = {number: signal.signal(number, lambda *_: interrupted.set()) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: fleet.interrupt()) for number in numbers}
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 import contextlib
 import queue
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -135,7 +134,6 @@ class Demo:
     folder: Path
     fleet: Fleet
     saboteur: Saboteur
-    interrupted: threading.Event = field(default_factory=threading.Event)
     servers: ServerSaboteur = field(init=False)
     gateways: GatewaySaboteur = field(init=False)
     farm: SiteFarm = field(init=False)
@@ -160,7 +158,7 @@ class Demo:
         """
         check_plan(self.plan)
         began = time.monotonic()
-        with interrupts(self.interrupted), self._warm(), self.farm.brokers(), self._broker() as (url, broker_name):
+        with interrupts(self.fleet), self._warm(), self.farm.brokers(), self._broker() as (url, broker_name):
             try:
                 self.view.say(f"broker: {broker_name} at {printable_url(url)}")
                 self._start(url)
@@ -255,7 +253,7 @@ class Demo:
 
     def _listen(self) -> None:
         patience = _Patience()
-        while not self.interrupted.is_set():
+        while not self.fleet.interrupted.is_set():
             try:
                 # The limit only bounds how late Ctrl-C is noticed where a signal does not wake a queue.
                 item = self.fleet.lines.get(timeout=1.0)

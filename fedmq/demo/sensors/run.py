@@ -65,7 +65,6 @@ class SensorDemo:
         view: Who shows it.
         folder: For settings and state.
         fleet: The processes.
-        interrupted: Set by Ctrl-C.
     """
 
     plan: SensorPlan
@@ -73,7 +72,6 @@ class SensorDemo:
     view: View
     folder: Path
     fleet: Fleet
-    interrupted: threading.Event = field(default_factory=threading.Event)
     _connected: set[str] = field(default_factory=set)
     _victim: str | None = None
     _returned: set[str] = field(default_factory=set)
@@ -91,7 +89,7 @@ class SensorDemo:
             SensorDemoFailed: A process ended that should not have, or a phase did not end.
             KeyboardInterrupt: Somebody pressed Ctrl-C, or SIGTERM came.
         """
-        with interrupts(self.interrupted), self._warm(), LocalBroker() as broker:
+        with interrupts(self.fleet), self._warm(), LocalBroker() as broker:
             replay = Replay(self.plan, broker.url, self.board.stories)
             try:
                 self._start(broker.url)
@@ -192,7 +190,7 @@ class SensorDemo:
         """
         self.board.phase, until = phase, time.monotonic() + PHASE_S_MAX
         while not over():
-            if self.interrupted.is_set():
+            if self.fleet.interrupted.is_set():
                 raise KeyboardInterrupt
             if time.monotonic() > until:
                 said = f"{phase}: this takes longer than {PHASE_S_MAX:.0f} s on this machine"

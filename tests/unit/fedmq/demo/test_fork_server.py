@@ -2,9 +2,11 @@
 
 import json
 import os
+import queue
 import select
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,47 @@ def test_a_server_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pyt
         assert server._server.wait(20) == -signal.SIGKILL
     with ForkServer(()) as server:
         server._server.send_signal(signal.SIGSTOP)
+
+
+def test_nobody_waits_for_the_imports_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch takes half a minute on a loaded machine, and all of that time Ctrl-C did nothing."""
+    (tmp_path / "endless.py").write_text("import threading\n\nthreading.Event().wait()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    ends: queue.Queue[type[BaseException] | None] = queue.Queue()
+
+    def start() -> None:
+        try:
+            fleet.start("one", PROGRAM, ["0"])
+        except KeyboardInterrupt:
+            ends.put(KeyboardInterrupt)
+        else:
+            ends.put(None)
+
+    with ForkServer(("endless",)) as server:
+        fleet = Fleet(folder=tmp_path, server=server)
+        waits = threading.Thread(target=start)
+        waits.start()
+        while not server._used:
+            waits.join(0.01)
+        fleet.interrupt()
+        assert ends.get(timeout=60) is KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            fleet.start("another", PROGRAM, ["0"])
+        fleet.stop()
+    assert server._server.returncode == -signal.SIGTERM
+
+
+def test_a_server_that_has_imported_hears_nothing_of_ctrl_c(server: ForkServer, tmp_path: Path) -> None:
+    """What it has forked would be nobody's."""
+    waiting = started(server, tmp_path, "wait")
+    server.abandon()
+    other = started(server, tmp_path, "0")
+    assert other.wait(60) == 0
+    waiting.send_signal(signal.SIGKILL)
+    assert waiting.wait(60) == -signal.SIGKILL
+    for process in (waiting, other):
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def test_where_the_server_is_gone_processes_start_as_ever(tmp_path: Path) -> None:
