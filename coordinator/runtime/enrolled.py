@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from coordinator.engine.events import NodesEnrolled, RotationDue
 from federation.errors import ConfigError
 from federation.identity.signing_keys import enrolled_nodes
+from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
 
 __all__ = ["EnrolledWatch", "keys_digest"]
@@ -37,7 +38,7 @@ class EnrolledWatch:
 
     def __init__(self, keys: Path | None, inbox: Inbox, sealing: _Keys | None = None) -> None:
         self._keys, self._inbox, self._sealing = keys, inbox, sealing
-        self._told, self._asked = "", False
+        self._told, self._asked, self._trouble = "", False, ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="enrolled", daemon=True)
 
@@ -78,8 +79,18 @@ class EnrolledWatch:
                 event = NodesEnrolled(nodes=enrolled_nodes(keys), digest=digest)
                 self._inbox.put_nowait(InboxItem(event=event))
                 self._told = digest
-        except (OSError, ConfigError, queue.Full):
+            self._trouble = ""
+        except queue.Full:
             return
+        except (OSError, ConfigError) as error:
+            self._say(keys, str(error))
+
+    def _say(self, keys: Path, trouble: str) -> None:
+        """Say once what is wrong with the file: until it is right, nobody new is known, and nobody is revoked."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            why = f"{trouble}; until it can be read, who was enrolled before it stays so"
+            get_log("coordinator").warning("nodes_unreadable", file=str(keys), why=why)
 
 
 def keys_digest(keys: Path) -> str:

@@ -71,10 +71,15 @@ _UNFIT = {
 _BUSY = frozenset({0x80, 0x88, 0x89, 0x8B, 0x97, 0x9F})
 _CLIENT_ID = 0x85
 
+_OF_DATES = {
+    "certificate is not yet valid": "see this machine's clock (NTP): a device without a battery begins in 1970",
+    "certificate has expired": "see this machine's clock; if it is right, renew the broker's certificate",
+}
+
 
 def away(reason: str) -> Obstacle:
-    """Nobody is there, or nobody whom we trust."""
-    return Obstacle(reason=reason)
+    """Nobody is there, or nobody whom we trust; of a certificate at the wrong time it says what to look at."""
+    return Obstacle(reason=reason, remedy=next((_OF_DATES[words] for words in _OF_DATES if words in reason), ""))
 
 
 def refused(code: int, said: str, *, client_id: str) -> Obstacle:

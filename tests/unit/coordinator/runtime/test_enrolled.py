@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.engine.events import NodesEnrolled, RotationDue
 from coordinator.runtime import enrolled
@@ -58,6 +59,27 @@ def test_a_damaged_or_missing_list_expels_nobody(tmp_path: Path) -> None:
             inbox.get(timeout=0.2)
         write(keys, "bob")
         assert told(inbox).nodes == {"bob"}
+
+
+def test_a_list_that_cannot_be_read_is_told_once_for_each_reason(tmp_path: Path) -> None:
+    """Somebody has revoked a node and copied half of the file: it takes part on, and nobody would know."""
+    keys, inbox = tmp_path / "nodes.json", Inbox(10)
+    write(keys, "ann")
+    watch = EnrolledWatch(keys, inbox)
+    with capture_logs() as said:
+        watch._look(keys)
+        keys.write_text("{")
+        watch._look(keys)
+        watch._look(keys)
+        keys.unlink()
+        watch._look(keys)
+        write(keys, "ann")
+        watch._look(keys)
+        keys.unlink()
+        watch._look(keys)
+    assert [line["event"] for line in said] == ["nodes_unreadable"] * 3
+    assert "who was enrolled before it stays so" in said[0]["why"]
+    assert str(keys) in said[0]["file"]
 
 
 def test_a_full_inbox_delays_the_news(tmp_path: Path) -> None:

@@ -65,3 +65,13 @@ def test_silence_is_told_with_all_that_may_be_behind_it() -> None:
     assert ("wants TLS" in secure.remedy, "tls_certificate" in secure.remedy) == (False, True)
     assert secure.remedy.endswith("has not revoked it")
     assert str(away("no route")) == "no route"
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"), [("is not yet valid", "clock (NTP)"), ("has expired", "renew the broker's")]
+)
+def test_a_certificate_at_the_wrong_time_is_told_with_the_clock(said: str, remedy: str) -> None:
+    """What OpenSSL says of it; a device whose clock is wrong is more common than a broker whose certificate is."""
+    found = away(f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate {said} (_ssl.c:1006)")
+    assert found.outlook is AWAY
+    assert remedy in found.remedy
