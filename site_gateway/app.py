@@ -11,6 +11,7 @@ from pathlib import Path
 from coordinator.app import coordinator_trust
 from coordinator.config.settings import committer_settings, engine_settings
 from coordinator.engine.events import StopRequested
+from coordinator.engine.fencing import Leave
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.sums import SiteClaims, sum_bytes_max
 from coordinator.global_model.update_checks import check_update
@@ -38,7 +39,7 @@ from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.evaluation import EvaluationJob
 from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.config import broker_address
-from federation.errors import TransportError
+from federation.errors import ConfigError, TransportError
 from federation.identity.signing_keys import Trust
 from federation.protocol.messages import Progress
 from federation.protocol.signing import Writer
@@ -253,7 +254,27 @@ class _Gateway:
                 self.above.transport.close(timeout_s=FLUSH_S)
                 driven.close()
             log.info("gateway_stopped", reason=executor.stop_reason)
+        _check_left(self.below.executor, self.store, self.settings.below.federation.id)
         return None if executor.stop_reason == LIFTED and not signals.exit_code else signals.exit_code
+
+
+def _check_left(executor: SiteExecutor, store: SiteStore, federation: str) -> None:
+    """Say why this gateway has left its site to another one, and what to do; a new start would leave again.
+
+    Raises:
+        ConfigError: It has.
+    """
+    match executor.stop_reason:
+        case Leave.FENCED:
+            problem = f"a newer gateway leads this site in run {store.run}: this folder (epoch {store.epoch}) is a copy"
+            remedy = "of its state; stop one of the two, and start the one with the newer state again"
+            raise ConfigError("store.folder", f"{problem} {remedy}", source=str(store.folder))
+        case Leave.OTHER_RUN | Leave.REPLACED:
+            problem = (
+                f"the coordinator of another run, {executor.other_run}, leads federation {federation} at the site's"
+            )
+            remedy = "broker: stop that one (after a kill, wait two minutes), or give the site another federation.id"
+            raise ConfigError("federation.id", f"{problem} {remedy}", source=federation)
 
 
 def _above(settings: GatewaySettings, node_store: SqliteNodeStore, store: SiteStore, inbox: SideInbox) -> _Above:

@@ -14,7 +14,7 @@ from federation.protocol.messages import PartKind, ReceiptStatus
 from federation.types import ModelVersion, UpdateId, update_id
 from fedmq.audit.evidence import Evidence
 from fedmq.audit.recompute import recompute
-from update_codec import CodecError, Contexts, Manifest, MaskedFrame, decode, inspect
+from update_codec import CodecError, Contexts, Manifest, MaskedFrame, SummedFrame, decode, inspect, read_sum
 from update_codec.masking import read_masked
 
 __all__ = ["Check", "checks", "double_updates", "lost_updates", "not_checked", "some", "waiting_updates"]
@@ -273,7 +273,7 @@ def _sound(evidence: Evidence) -> str:
 
 
 def _read(frame: bytes, manifest: Manifest, contexts: Contexts) -> None:
-    """Read a frame; of a masked one that is its shape, and what is in it nobody can say.
+    """Read a frame, or a gateway's sum; of a masked one that is its shape, and what is in it nobody can say.
 
     Raises:
         CodecError: It is damaged.
@@ -282,6 +282,8 @@ def _read(frame: bytes, manifest: Manifest, contexts: Contexts) -> None:
         inspect(frame, manifest, context=contexts)
     except MaskedFrame:
         read_masked(frame, manifest)
+    except SummedFrame:
+        read_sum(frame, manifest)
 
 
 def _broken_parts(evidence: Evidence, manifest: Manifest) -> Iterator[str]:

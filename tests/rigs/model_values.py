@@ -12,7 +12,7 @@ from coordinator.records import Member, UpdateRecord
 from coordinator.storage.store import CoordinatorStore
 from federation.protocol.chunking import payload_digest
 from federation.types import ModelVersion, NodeId, RoundId, update_id
-from update_codec import CodecSpec, Manifest, Role, Vectors, encode
+from update_codec import Accumulator, CodecSpec, Manifest, Role, Vectors, encode, sum_frame
 
 ARRAYS = {
     "weight": np.linspace(-1, 1, 40, dtype=np.float32).reshape(8, 5),
@@ -84,3 +84,14 @@ def initialised(store: CoordinatorStore, downlink: DownlinkSettings | None = Non
 def committer(store: CoordinatorStore, settings: CommitterSettings | None = None) -> Committer:
     """A committer on the store's head."""
     return Committer(store, store.recovered(recent=1).head, CommitterSettings() if settings is None else settings)
+
+
+def summed(name: str, members: Sequence[Arrived]) -> Arrived:
+    """What a gateway sends for them."""
+    total = Accumulator(MANIFEST)
+    for member in members:
+        total.add(member.payload, float(member.record.num_examples))
+    examples, frame = sum(member.record.num_examples for member in members), sum_frame(total.sums(), MANIFEST)
+    made = arrived(name, update(0.0), num_examples=examples)
+    record = replace(made.record, codec="sum", payload_bytes=len(frame), payload_digest=payload_digest(frame))
+    return replace(made, record=record, payload=frame)

@@ -13,11 +13,10 @@ from coordinator.global_model.sums import SiteClaims, sum_bytes_max
 from coordinator.global_model.update_checks import Inspections, check_update
 from coordinator.records import Member
 from coordinator.strategies.strategy import StrategySettings, make_strategy
-from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import Reason
 from federation.types import NodeId
-from tests.rigs.model_values import MANIFEST, Arrived, arrived, update
-from update_codec import Accumulator, CodecSpec, sum_frame
+from tests.rigs.model_values import MANIFEST, Arrived, arrived, summed, update
+from update_codec import CodecSpec
 
 LIMITS = AggregateLimits(per_base=True)
 SITE = NodeId("press-shop")
@@ -36,17 +35,6 @@ def sent(seed: int, count: int) -> list[Arrived]:
         )
         for index in range(count)
     ]
-
-
-def summed(name: str, members: Sequence[Arrived]) -> Arrived:
-    """What a gateway sends for them."""
-    total = Accumulator(MANIFEST)
-    for member in members:
-        total.add(member.payload, float(member.record.num_examples))
-    examples, frame = sum(member.record.num_examples for member in members), sum_frame(total.sums(), MANIFEST)
-    made = arrived(name, update(0.0), num_examples=examples)
-    record = replace(made.record, codec="sum", payload_bytes=len(frame), payload_digest=payload_digest(frame))
-    return replace(made, record=record, payload=frame)
 
 
 def made_of(what: Sequence[tuple[Arrived, int]], strategy: str) -> Aggregated | Unusable:

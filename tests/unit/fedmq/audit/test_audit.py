@@ -30,7 +30,7 @@ from federation.protocol.cohort import EVERYONE
 from federation.protocol.messages import Reason, ReceiptStatus, UpdateOffer
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, RunId, UpdateId
 from fedmq.audit.audit import AuditReport, Outcome, Witness, audit
-from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
+from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, summed, update
 
 SETTINGS = CommitterSettings()
 
@@ -120,6 +120,19 @@ def test_a_good_store_passes_every_check_that_stores_can_show(state: Path) -> No
     assert [name for name, outcome in outcomes.items() if outcome is Outcome.SKIP] == ["I6"]
     assert not report.lost | report.double
     assert report.waiting == {"2-a"}
+
+
+def test_a_gateways_sum_is_sound_and_a_damaged_one_is_not(state: Path) -> None:
+    """It is added, and never decoded as one update is."""
+    store = SqliteStore(state)
+    whole, damaged = (summed(name, [arrived("n", update(1.0))]) for name in ("g", "h"))
+    frame = bytes([*damaged.payload[:-1], damaged.payload[-1] ^ 1])
+    for one, payload in ((whole, whole.payload), (damaged, frame)):
+        record = replace(one.record, payload_digest=payload_digest(payload))
+        store.save_update(record, payload)
+    store.close()
+    assert failed(audit(state, settings=SETTINGS)).keys() == {"I9"}
+    assert failed(audit(state, settings=SETTINGS))["I9"].startswith(f"the payload of {damaged.record.update} cannot be")
 
 
 def test_without_the_configuration_the_head_is_not_made_again(state: Path) -> None:
