@@ -8,6 +8,7 @@ from coordinator.storage.batches import MaskedPast
 from coordinator.storage.store import VersionRow
 from federation.privacy.classes import tolerated
 from federation.types import ModelVersion
+from federation.units import counted
 
 __all__ = ["NOT_PROMISED_BY_MASKS", "MaskedVersions", "masked_said", "masked_versions"]
 
@@ -94,15 +95,20 @@ def masked_said(masked: MaskedVersions | None, newest: int | None) -> list[str]:
     if masked is None:
         return ["Masked sums: none. The coordinator has seen each update by itself."]
     said = [
-        f"Masked sums: {masked.masked} of {masked.masked + masked.plain + masked.unknown} versions.",
+        f"Masked sums: {masked.masked} of {counted(masked.masked + masked.plain + masked.unknown, 'version')}.",
         f"Of these the coordinator has seen sums over at least {masked.members_least} nodes, and no update by itself.",
-        f"Of the newest one {_helpers(masked.helpers)} held the seeds, and {masked.threshold} had to answer for a sum.",
+        (
+            f"Of the newest one {counted(masked.helpers, 'helper')} held the seeds,"
+            f" and {masked.threshold} had to answer for a sum."
+        ),
         _tolerated_said(masked.tolerated),
     ]
     if masked.plain:
-        said.append(f"Of {_versions(masked.plain)} it has seen each update by itself.")
+        said.append(f"Of {counted(masked.plain, 'version')} it has seen each update by itself.")
     if masked.unknown:
-        said.append(f"Of {_versions(masked.unknown)} of an earlier release these records do not say whether it has.")
+        said.append(
+            f"Of {counted(masked.unknown, 'version')} of an earlier release these records do not say whether it has."
+        )
     return said
 
 
@@ -110,12 +116,4 @@ def _tolerated_said(helpers: int) -> str:
     if not helpers:
         return "Over all of them no helper may be on the coordinator's side, or it can see the update of one node."
     side = "may be on the coordinator's side, and it still sees no update of one node"
-    return f"Over all of them up to {_helpers(helpers)} {side}."
-
-
-def _helpers(count: int) -> str:
-    return f"{count} {'helper' if count == 1 else 'helpers'}"
-
-
-def _versions(count: int) -> str:
-    return f"{count} {'version' if count == 1 else 'versions'}"
+    return f"Over all of them up to {counted(helpers, 'helper')} {side}."

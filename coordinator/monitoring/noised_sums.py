@@ -207,7 +207,7 @@ def _noise_said(report: NodesReport) -> list[str]:
     drawn = report.drawn
     if drawn.noise is None or drawn.clip is None:
         return []
-    sums = f"{report.releases} {'sum' if report.releases == 1 else 'sums'}"
+    sums = counted(report.releases, "sum")
     added = {"helpers": "each helper", "coordinator": "the coordinator", "both": "each helper, or the coordinator,"}
     said = f"In {sums} {added[_noise_by(report)]} has added Gaussian noise with a standard deviation of at least"
     return [f"{said} {drawn.noise:g} times the clip, the L2 norm of the longest contribution: at most {drawn.clip:g}."]
