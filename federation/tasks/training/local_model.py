@@ -1,6 +1,8 @@
 """One torch model whose tensors go in and out as NumPy arrays, on the device that the configuration chooses."""
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -34,14 +36,18 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def module_of(task: TorchTaskSpec) -> nn.Module:
-    """A new module of the task's own.
+    """A new module of the task's own, drawn from torch's seed alone.
+
+    What a model draws by NumPy or Python and keeps beside its tensors, such as a permutation, is so the same in every
+    process: nobody sends it.
 
     Raises:
         TaskError: ``model`` does not make one, or the loss has parameters that nobody would train.
     """
     if isinstance(task.model, nn.Module):
         raise TaskError("model must be a function that makes the module: model=lambda: ...")
-    module = task.model()
+    with _drawn_alike(torch.initial_seed() % 2**32):
+        module = task.model()
     if not isinstance(module, nn.Module):
         raise TaskError(f"model must make a torch.nn.Module, not {type(module).__name__}")
     if isinstance(task.loss, nn.Module):
@@ -52,6 +58,19 @@ def module_of(task: TorchTaskSpec) -> nn.Module:
                 f"the loss has parameters of its own, which nobody trains ({own[0]}): keep them in the model"
             )
     return module
+
+
+@contextmanager
+def _drawn_alike(seed: int) -> Iterator[None]:
+    """Seed what NumPy and Python draw inside, and leave the process's own state as it was."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - what users' models draw from
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - as above
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002 - as above
 
 
 class LocalModel:

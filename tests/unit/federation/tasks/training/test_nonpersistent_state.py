@@ -1,6 +1,7 @@
 """State in no tensor that travels: refused by name where predictions depend on it, and left alone where not."""
 
 import copy
+import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -467,3 +468,37 @@ def test_what_an_own_state_dict_leaves_out_is_named() -> None:
         prepare(task(LeavesOut))
     with pytest.raises(TaskError, match=r"training changes norm\.running_mean"):
         train(task(LeavesOutABuffer))
+
+
+class Permuted(nn.Module):
+    """Draws what it keeps beside its tensors, as flows do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.order = [*np.random.permutation(4), random.random()]  # noqa: NPY002 - what users write
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x[:, list(map(int, self.order[:4]))])
+        return found
+
+
+def test_what_a_model_draws_beside_its_tensors_is_the_same_on_every_node() -> None:
+    """Each node, and the model that was exported, had an order of its own."""
+    made = []
+    for index in range(2):
+        random.seed(index)
+        np.random.seed(index)  # noqa: NPY002 - as processes differ
+        drawn = np.random.random(), random.random()  # noqa: NPY002
+        random.seed(index)
+        np.random.seed(index)  # noqa: NPY002
+        one = TorchTask(
+            TaskContext(node_index=index, node_count=2),
+            model=Permuted,
+            loss=nn.functional.cross_entropy,
+            train_data=(X, Y),
+        )
+        prepare(one)
+        made += [one._training.model.module.order, one.module_with(one.initial_parameters(7)).order]
+        assert drawn == (np.random.random(), random.random()), "the process goes on drawing as before"  # noqa: NPY002
+    assert all(each == made[0] for each in made)
