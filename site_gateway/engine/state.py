@@ -1,6 +1,6 @@
 """The parts of the coordinator's machine that are others at a site: it speaks of the run above, and in its words."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from coordinator.engine.announcer import Announcer
@@ -61,6 +61,8 @@ class SiteState(MachineState):
         away: Nobody above can be reached.
         members_max: Nodes of one sum, at most, and where the site goes on while it is away; 0: it does not go on.
         aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
+        handed: Updates in sums that wait above for their verdict while there is a newer order: their nodes may train
+            for that.
         passes: How many such passes there were.
         elsewhere: Updates of nodes here that the federation above knows from another site.
         lifts: As in `RecoveredSite`.
@@ -78,6 +80,7 @@ class SiteState(MachineState):
         self.order: Order | None = recovered.order
         self.saved, self.done, self.lifts = recovered.order is not None, False, recovered.lifts
         self.aside: set[UpdateId] = set()
+        self.handed: set[UpdateId] = set()
         super().__init__(settings, recovered, start)
         self.masked = self.frozen = FrozenSums(recovered.frozen)
         self.elsewhere: set[UpdateId] = set()
@@ -171,6 +174,26 @@ class SiteState(MachineState):
         """The federation above can be reached, or cannot."""
         self.away = not up
 
+    def hand(self, sums: Collection[UpdateId]) -> None:
+        """These are above, and another order has come: their nodes have done their part, whatever becomes of it.
+
+        A gateway that waited for the verdict and was late once would be one order behind for ever, where the verdict
+        comes with the next version: each would wait for its lease.
+        """
+        for made in [one for one in self.frozen.sums.values() if one.update in sums]:
+            for update in made.updates - self.aside - self.handed:
+                if (record := self.buffer.records.get(update)) is not None:
+                    self.handed.add(update)
+                    self.registry.give(record.node)
+
+    def thaw(self, update: UpdateId) -> None:
+        """It is none any more: what is left of it waits for the next order, and in its nodes' quota."""
+        made = self.frozen.sums[update]
+        self.frozen.drop(update)
+        for member in made.updates & self.handed:
+            self.handed.remove(member)
+            self.registry.take(self.buffer.records[member].node)
+
     def begin_pass(self) -> None:
         """What has come is put aside, and its nodes may be asked again."""
         for record in self.coming:
@@ -181,9 +204,10 @@ class SiteState(MachineState):
 
     def discard(self, record: UpdateRecord) -> None:
         """An update is not in the buffer any more."""
-        if record.update in self.aside:
-            self.aside.remove(record.update)
-            self.registry.take(record.node)
+        for apart in (self.aside, self.handed):
+            if record.update in apart:
+                apart.remove(record.update)
+                self.registry.take(record.node)
         super().discard(record)
 
 

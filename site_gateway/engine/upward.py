@@ -103,6 +103,7 @@ class Upward(MaskedSums):
     def order(self, event: OrderReceived) -> None:
         """The federation above asks: this order takes the place of any other."""
         self._site.take_order(event.order)
+        self._site.hand(event.outstanding - {event.order.update(self._site.gateway)})
         self._outstanding, self._begun_s, self._asked = event.outstanding, self._site.now, True
 
     def ended(self, round_id: RoundId) -> None:
@@ -319,7 +320,7 @@ class Upward(MaskedSums):
         if not event.gone:
             self._verdicts[event.update] = replace(self._verdicts[event.update], counted=b"")
             return
-        site.frozen.drop(event.update)
+        site.thaw(event.update)
         site.note("site_sum_thawed", update=event.update, counted_elsewhere=len(event.gone))
         for record in site.take_out(event.gone):
             if record.node in site.settings.gateways:

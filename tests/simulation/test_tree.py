@@ -124,13 +124,16 @@ def test_a_site_that_goes_on_without_end_is_noticed(monkeypatch: pytest.MonkeyPa
     assert any(one.startswith("T5") for one in run_without_a_link(AWAY).violations)
 
 
-MOVING, LEFT = 17, 3
-"""Seeds in which nodes move with updates that are in a sum, the second one with such that their site refuses."""
+MOVING, LEFT = (16, 34, 52), 9
+"""Seeds in which nodes move with updates that are in a sum, the last one with such that their site refuses.
+
+Whatever changes the order of messages may take a meeting out of one of them.
+"""
 
 
 def test_nodes_that_move_between_sites_count_once() -> None:
     """FED-270, FED-271, FED-272, FED-273."""
-    outcome, _ = run_tree(MOVING)
+    outcome, _ = run_tree(MOVING[0])
     assert outcome.moves > 0
     assert outcome.violations == ()
 
@@ -139,7 +142,7 @@ def test_nodes_that_move_between_sites_count_once() -> None:
 def test_update_that_counts_at_two_sites_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FED-272: whoever comes second is refused; without that the checker says so."""
     monkeypatch.setattr(Claims, "counted", lambda *_: b"")
-    assert "T6" in rules(run_tree(MOVING)[0])
+    assert any("T6" in rules(run_tree(seed)[0]) for seed in MOVING)
 
 
 @pytest.mark.thorough

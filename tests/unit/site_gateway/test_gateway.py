@@ -201,3 +201,25 @@ def test_the_highest_round_is_answered(tmp_path: Path) -> None:
     rig.above.announce()
     rig.until_offered(UpdateId(f"{2**31 - 1}-{GATEWAY}"))
     rig.die()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_sum_without_a_verdict_holds_no_order_up(tmp_path: Path, killed: bool) -> None:
+    """FED-293: one order late once, a gateway was late for ever, and each version above waited for its lease."""
+    rig = Rig(tmp_path)
+    rig.above.announce()
+    rig.until_offered(FIRST)
+    if killed:
+        rig.die()
+        rig.start()
+    rig.above.announce()
+    rig.until_offered(SECOND)
+    rig.above.judge(FIRST)
+    rig.above.judge(SECOND)
+    for _ in range(6):
+        rig.turn()
+    for node in rig.nodes.values():
+        final = [receipt.status for update in node.receipts.values() for receipt in update if receipt.status.final]
+        assert (final, node.outbox) == ([ReceiptStatus.APPLIED] * 2, {})
+    assert rig.machine.snapshot()["quota_used"] == 0
+    rig.die()
