@@ -33,7 +33,7 @@ __all__ = ["NOTE", "PARAMETERS", "Figure", "Versions", "Written", "read_note"]
 
 CURRENT, VERSIONS, NOTE = "current", "versions", "model.json"
 
-BACK = "edge-node model rollback takes the version before"
+BACK = "edge-node model rollback --no-hold takes the version before"
 """What to do about a damaged one."""
 PARAMETERS = "parameters.safetensors"
 """What the task needs to look at a version again: its parameters, and what the node kept for the task then."""
@@ -190,7 +190,7 @@ class Versions:
         """
         present = self.present()
         if present is not None and not self.is_intact(present):
-            raise StorageError(f"{self.path_of(present)} is not what was written: the disk has damaged it; {BACK}")
+            raise StorageError(f"{self.path_of(present)} is not what was written (damaged, or replaced); {BACK}")
         return present
 
     def all(self) -> list[Written]:
