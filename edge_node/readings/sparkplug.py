@@ -78,8 +78,10 @@ class Aliases:
         """
         key = (device_of(topic), metric.alias or 0)
         if metric.name or metric.alias is None:
-            if metric.name in wanted and metric.alias is not None:
-                self._learn(key, (metric.name, metric.datatype))
+            if metric.alias is not None:
+                self._forget(key, metric.name)
+                if metric.name in wanted:
+                    self._learn(key, (metric.name, metric.datatype))
             return metric if metric.name in wanted else None
         if key not in self._names:
             if any(device == key[0] for device, _ in self._names):
@@ -92,6 +94,15 @@ class Aliases:
     def plain(self) -> list[list[object]]:
         """As JSON has it, to be kept over a restart: the broker does not send a birth again."""
         return [[*key, *value] for key, value in self._names.items()]
+
+    def _forget(self, key: tuple[str, int], name: str) -> None:
+        """A device that is born again may number its metrics in another way: each name has one alias, and no other."""
+        former = [
+            one for one, (known, _) in self._names.items() if one[0] == key[0] and (one == key) != (known == name)
+        ]
+        for one in former:
+            self.changed = True
+            del self._names[one]
 
     def _learn(self, key: tuple[str, int], value: tuple[str, int | None]) -> None:
         if self._names.get(key) == value:

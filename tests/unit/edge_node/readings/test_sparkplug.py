@@ -169,11 +169,22 @@ def test_another_devices_aliases_are_its_own() -> None:
         aliases.named("spBv1.0/g/DDATA/n/b", Metric("", 1, None, 5, None), {"x"})
 
 
+def test_a_device_that_is_born_again_may_number_its_metrics_in_another_way() -> None:
+    """Another metric's numbers were taken for the column that its alias had stood for."""
+    birth, data, wanted = "spBv1.0/g/DBIRTH/n/d", "spBv1.0/g/DDATA/n/d", {"flow", "heat"}
+    aliases = Aliases()
+    for name, alias in (("flow", 1), ("heat", 2), ("elsewhere", 1), ("flow", 2), ("heat", 3)):
+        aliases.named(birth, Metric(name, alias, None, 0, 3), wanted)
+    said = {alias: aliases.named(data, Metric("", alias, None, 5, None), wanted) for alias in (1, 2, 3)}
+    assert {alias: one and one.name for alias, one in said.items()} == {1: None, 2: "flow", 3: "heat"}
+    assert aliases.plain() == [["g/n/d", 2, "flow", 3], ["g/n/d", 3, "heat", 3]]
+
+
 def test_aliases_are_bounded_and_what_was_kept_wrongly_is_forgotten() -> None:
     aliases = Aliases([["a", 1, "x", None], ["b"], 5, ["c", "d", "e", 1]])
     assert aliases.plain() == [["a", 1, "x", None]]
     for number in range(ALIASES_MAX + 5):
-        aliases.named("spBv1.0/g/DBIRTH/n/d", Metric("x", number, None, 1, None), {"x"})
+        aliases.named("spBv1.0/g/DBIRTH/n/d", Metric(f"x{number}", number, None, 1, None), {f"x{number}"})
         aliases.named("spBv1.0/g/DBIRTH/n/d", Metric("y", 10**6 + number, None, 1, None), {"x"})
     assert len(aliases.plain()) == ALIASES_MAX
     assert Aliases("nonsense").plain() == []
