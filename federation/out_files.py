@@ -22,10 +22,10 @@ def check_file(option: str, file: Path | None, *endings: str) -> None:
     if file is None:
         return
     folder, problem = file.absolute().parent, ""
-    if endings and file.suffix.lower() not in endings:
-        problem = f"{file.name} must end in {' or '.join(endings)}"
-    elif file.is_dir():
+    if file.is_dir():
         problem = f"{file} is a folder"
+    elif endings and file.suffix.lower() not in endings:
+        problem = f"{file.name} must end in {' or '.join(endings)}"
     elif not folder.is_dir():
         problem = f"there is no folder {folder}"
     elif not file.exists() and not os.access(folder, os.W_OK | os.X_OK):

@@ -52,8 +52,8 @@ def test_json_has_figures_the_scaler_and_the_picture(tmp_path: Path) -> None:
         (["--bound", "0=1"], "is not COLUMN=LOW:HIGH"),
         (["--bound", "0=a:b"], "is not COLUMN=LOW:HIGH"),
         (["--plot", "p.pdf"], "must end in .png or .svg"),
-        (["--plot", "."], "cannot be written"),
-        (["--scaler", "none/s.json"], "its folder must be there"),
+        (["--plot", "."], "is a folder"),
+        (["--scaler", "none/s.json"], "there is no folder"),
         (["--columns", "5000"], "1 to 1024"),
     ],
 )
