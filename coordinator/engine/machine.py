@@ -273,7 +273,7 @@ class CoordinatorMachine:
         for leaving in (self._receiver, self._liveness, self._evaluation):
             leaving.expel(gone)
         self._enrolled, self._enrolled_digest = None, enrolled.digest
-        for part in (self._ledger, self._sums.noised, self._announcer):
+        for part in (self._ledger, self._sums, self._announcer):
             part.follow_enrolled(enrolled.nodes)
 
     def _on_storage_failed(self, event: events.StorageFailed) -> None:

@@ -52,6 +52,7 @@ class Helper:
         speaks: It has answered since it was said to be gone: that was the word of a former connection.
         refused: When it refused last what others would do, in monotonic seconds; None: never, since it came.
         doubted: Nodes of which it claims more than can be.
+        revoked: It has left the federation: what the broker kept of it says nothing.
     """
 
     number: int
@@ -62,11 +63,12 @@ class Helper:
     speaks: bool = False
     refused: float | None = None
     doubted: set[NodeId] = field(default_factory=set)
+    revoked: bool = False
 
     @property
     def present(self) -> bool:
         """Whether it is there."""
-        return self.state is not None and (self.speaks or self.state.presence is Presence.ONLINE)
+        return not self.revoked and self.state is not None and (self.speaks or self.state.presence is Presence.ONLINE)
 
     @property
     def answers(self) -> bool:
@@ -86,6 +88,7 @@ class SeedDelivery:
         masking = state.settings.masking
         names = () if masking is None else masking.helpers
         self.helpers: dict[HelperId, Helper] = {name: Helper(number=number) for number, name in enumerate(names)}
+        self._listed: set[HelperId] = set()
 
     # --- who is there -----------------------------------------------------------------------------------------------
 
@@ -106,6 +109,20 @@ class SeedDelivery:
             state.masked.lose(name, state.buffer.records.values())
         self._need()
         return fresh and helper.present
+
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Who is in the list of those with a certificate: a helper that is not any more is not waited for.
+
+        Where none of them ever was in it, they have no certificates.
+        """
+        listed = {name for name in self.helpers if NodeId(name) in nodes}
+        self._listed |= listed
+        for name, helper in self.helpers.items():
+            gone = bool(self._listed) and name not in listed
+            if gone and not helper.revoked:
+                self._state.note("helper_revoked", helper=name)
+            helper.revoked = gone
+        self._need()
 
     def _need(self) -> None:
         masking = self._state.settings.masking

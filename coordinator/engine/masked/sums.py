@@ -22,7 +22,7 @@ from coordinator.engine.update_receiver import UpdateReceiver
 from coordinator.records import BatchRecord, RecoveredState
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.protocol.sum_messages import Held, HelperState, PrivacyTerms, SumOffer, SumRefusal
-from federation.types import HelperId
+from federation.types import HelperId, NodeId
 
 __all__ = ["MaskedSums"]
 
@@ -76,6 +76,11 @@ class MaskedSums:
         self._batches.storage_failed()
         if self._evaluations is not None:
             self._evaluations.storage_failed()
+
+    def follow_enrolled(self, nodes: frozenset[NodeId]) -> None:
+        """Only these may come: nobody waits for the budget, or for the sums, of whoever has left the federation."""
+        self.noised.follow_enrolled(nodes)
+        self._delivery.follow_enrolled(nodes)
 
     # --- events -----------------------------------------------------------------------------------------------------
 

@@ -452,6 +452,33 @@ def test_a_revoked_node_is_in_no_later_batch() -> None:
     assert set(rig.store.versions_of) == {"0-a", "0-b"}
 
 
+def test_a_revoked_helper_is_not_there_whatever_the_broker_has_kept_of_it() -> None:
+    """Nobody says of it that it is lost: it may write nothing any more, its will neither."""
+    from coordinator.engine.events import NodesEnrolled
+
+    def online() -> list[str]:
+        rows = rig.get("helpers")
+        assert isinstance(rows, dict)
+        return [name for name, row in rows.items() if row["online"]]
+
+    def enrolled(*names: str) -> None:
+        rig.tell(NodesEnrolled(nodes=frozenset(map(NodeId, names)), digest="".join(names)))
+
+    rig = running()
+    enrolled("a", "b")
+    assert online() == [ALDER, BIRCH], "without certificates of their own"
+    enrolled("a", "b", ALDER, BIRCH)
+    assert online() == [ALDER, BIRCH]
+    enrolled("a", "b", BIRCH)
+    assert online() == [BIRCH]
+    rig.tell(HelperSpoke(helper=ALDER, message=rig.helpers[ALDER].state(Presence.ONLINE)))
+    assert online() == [BIRCH], "the broker has kept it"
+    enrolled("a", "b")
+    assert online() == []
+    enrolled("a", "b", ALDER, BIRCH)
+    assert online() == [ALDER, BIRCH], "with new certificates"
+
+
 def test_no_commit_is_asked_for_twice() -> None:
     rig = running()
     stored_two(rig)
