@@ -148,9 +148,13 @@ class CoordinatorMachine:
 
     def _pass_time(self, event: Event | None) -> None:
         state = self._state
+        if not isinstance(event, Answer | MaskedAnswer):
+            self._receiver.verdicts.saved()
         if isinstance(event, events.BrokerDisconnected):
             # Else what falls due is said into its end, and would be the first thing that the next one says [FED-97].
-            self._on_disconnected()
+            state.clock.stop(state.now)
+            self._fence.disconnected()
+            state.count("disconnects")
         # First of all: what waits for the end of the pause may be due as well.
         if self._pause.ends():
             self._announcer.save_again()
@@ -254,11 +258,6 @@ class CoordinatorMachine:
                 self._on_storage_failed(event)
             case _:
                 assert_never(event)
-
-    def _on_disconnected(self) -> None:
-        self._state.clock.stop(self._state.now)
-        self._fence.disconnected()
-        self._state.count("disconnects")
 
     def _meet(self, node: NodeId) -> None:
         """A node has spoken, so it is there."""

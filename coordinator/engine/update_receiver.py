@@ -3,7 +3,8 @@
 from coordinator.engine.claims.effects import JudgeClaimed
 from coordinator.engine.claims.events import ClaimedJudged, ClaimsAnswer, ClaimsWithdrawn
 from coordinator.engine.claims.fates import Fates, refuse_members, within_cap
-from coordinator.engine.effects import DropTransfer, OpenTransfer, SaveVerdict, StoreChunk, StoreTransfer, StoreUpdate
+from coordinator.engine.claims.verdicts import Verdicts
+from coordinator.engine.effects import DropTransfer, OpenTransfer, StoreChunk, StoreTransfer, StoreUpdate
 from coordinator.engine.events import ChunkReceived, ChunkStored, OfferReceived, TransferOpened, UpdateRejected
 from coordinator.engine.fencing import Behind
 from coordinator.engine.registry import NODES_MAX
@@ -39,6 +40,7 @@ class UpdateReceiver:
 
     def __init__(self, state: MachineState, recovered: tuple[TransferRecord, ...], behind: Behind) -> None:
         self._state, self._behind, self._fates = state, behind, Fates(state)
+        self.verdicts = Verdicts(state)
         self._strangers: set[NodeId] = set()
         self._unheard: dict[NodeId, dict[UpdateId, None]] = {}
         self._expelled = frozenset[NodeId]()
@@ -70,7 +72,7 @@ class UpdateReceiver:
         elif offer.update in self._saving:
             return
         elif offer.update in state.buffer.records:
-            self._receipt(node, offer.update, ReceiptStatus.STORED)
+            self.verdicts.receipt(node, offer.update, ReceiptStatus.STORED)
         elif state.paused:
             state.send(node, RetryAfter(update=offer.update, seconds=retry_s))
         elif not self._resume_transfer(offer):
@@ -151,7 +153,7 @@ class UpdateReceiver:
         if offer.members and node in self._state.settings.gateways:
             self._fates.answer(event)  # nothing is kept of it, and nobody may claim what goes back [FED-296]
             return
-        self._receipt(node, offer.update, _STATUS[judgement.ruling], judgement.reason)
+        self.verdicts.receipt(node, offer.update, _STATUS[judgement.ruling], judgement.reason)
         self._state.count("foreign_updates")
         self._state.note("update_refused", node=node, update=offer.update, reason=judgement.reason.value)
 
@@ -273,7 +275,7 @@ class UpdateReceiver:
                 self._fates.withdrawn(event)
             case ClaimedJudged():
                 if self._saving.pop(event.verdict.update, None) is not None:
-                    self._say(event.verdict, event.record, event.detail)
+                    self.verdicts.say(event.verdict, event.record, event.detail)
             case _:
                 self._reject(event)
 
@@ -305,9 +307,11 @@ class UpdateReceiver:
                 self._state.send(record.node, RetryAfter(update=update, seconds=retry_s))
         self._saving.clear()
         self.transfers.storage_failed()
+        self.verdicts.storage_failed()
 
     def store_complete(self) -> None:
-        """Finish what a restart or a storage failure has left: transfers that are complete, or were given up."""
+        """Finish what a restart or a storage failure has left: verdicts, transfers that are complete or given up."""
+        self.verdicts.give_again()
         for update in self.transfers.left():
             self._state.emit(DropTransfer(update=update))
         for transfer in self.transfers:
@@ -341,7 +345,7 @@ class UpdateReceiver:
             self.settle(record, ReceiptStatus.STALE, late, stored=True)
             return
         state.buffer_update(record)
-        self._receipt(record.node, record.update, ReceiptStatus.STORED)
+        self.verdicts.receipt(record.node, record.update, ReceiptStatus.STORED)
         state.answered(record.node, record.round)
         self._spare(record.node)
 
@@ -383,17 +387,4 @@ class UpdateReceiver:
             self._saving[record.update] = record
             self._state.emit(JudgeClaimed(verdict=verdict, record=claiming, detail=detail))
             return
-        self._state.emit(SaveVerdict(verdict=verdict, record=None if stored else claiming))
-        self._say(verdict, record, detail)
-
-    def _say(self, verdict: Verdict, record: UpdateRecord, detail: str) -> None:
-        state, node, status, reason = self._state, record.node, verdict.status, verdict.reason
-        self._receipt(node, record.update, status, reason)
-        state.note(f"update_{status.value}", node=node, update=record.update, reason=reason.value, detail=detail)
-        if status is ReceiptStatus.REFUSED and reason is not Reason.QUOTA:
-            state.registry.rest(node, state.now)
-            state.fails(node, f"its update was refused: {detail or reason.value}")
-        state.answered(node, record.round)
-
-    def _receipt(self, node: NodeId, update: UpdateId, status: ReceiptStatus, reason: Reason = Reason.NONE) -> None:
-        self._state.send(node, Receipt(run=self._state.run, update=update, status=status, reason=reason))
+        self.verdicts.give(verdict, record if stored else claiming, detail, stored=stored)

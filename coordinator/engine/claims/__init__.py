@@ -1,1 +1,1 @@
-"""Where an update counts: what sums of gateways claim, and what becomes of an update whose node has moved."""
+"""What becomes of an update: its final verdict, what gateways' sums claim, and where it counts when its node moves."""

@@ -61,6 +61,22 @@ def test_what_a_revoked_node_has_delivered_for_the_next_version_is_in_none() -> 
     assert rig.store.verdicts[UpdateId("0-ann")].status is ReceiptStatus.REFUSED
 
 
+def test_a_verdict_that_the_disk_has_not_taken_is_given_again_without_its_node() -> None:
+    """A revoked node offers nothing any more: its update stayed stored for as long as the process ran."""
+    rig = two()
+    rig.offer("ann", 0)
+    rig.failing, rig.failing_kinds = True, (effects.SaveVerdict,)
+    enrolled(rig, "bob")
+    assert rig.store.verdicts[UpdateId("0-ann")].status is ReceiptStatus.STORED
+    rig.wait(1.0)
+    rig.failing = False
+    said = transcript(rig.wait(120.0))
+    verdict = rig.store.verdicts[UpdateId("0-ann")]
+    assert (verdict.status, verdict.reason) == (ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED)
+    assert said.count("tell ann refused 0-ann not_assigned") == 1
+    assert "tell ann refused 0-ann not_assigned" not in transcript(rig.wait(600.0))
+
+
 def test_a_large_update_of_a_revoked_node_gives_its_place_to_others() -> None:
     rig = two(transfers_max=1)
     rig.offer("ann", 0, payload_bytes=10, chunk_bytes=4, inline=None)
