@@ -38,7 +38,7 @@ def test_a_helper_is_enrolled_with_keys_that_nobody_else_has(tmp_path: Path, mon
     assert (config.helper.id, config.federation.id) == ("works-council", "plant")
     assert config.broker.url.startswith("mqtts://broker.example")
     code, said = helper("admit", f"edge-01={SigningKey.new().public_hex}", "--config", "works-council")
-    assert (code, said.strip()) == (0, "admitted edge-01: 1 nodes")
+    assert (code, said.strip()) == (0, "admitted edge-01: 1 node")
     settings = Path("works-council/helper.toml")
     settings.write_text(settings.read_text().replace("members_min = 8", "members_min = 9"))
     assert helper("init", "plant/enrolled/works-council.fedmq")[0] == 0  # a renewal keeps the settings

@@ -197,5 +197,5 @@ def test_it_ends_with_a_process_that_was_killed() -> None:
         assert owner.stdout is not None
         ended = os.pidfd_open(int(owner.stdout.readline()))
         owner.kill()
-    assert select.select([ended], [], [], 20.0)[0] == [ended]
+    assert select.select([ended], [], [], 60.0)[0] == [ended]
     os.close(ended)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +17,15 @@ from federation.runtime.transport import Inbox
 LIMIT_S = 20.0
 
 
+@pytest.fixture
+def heard_hangups() -> Iterator[None]:
+    """Also where whoever runs the tests has them ignored, as nohup does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard_hangups")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, INTERRUPTED)])
 def test_first_signal_becomes_an_event_and_decides_the_exit_code(number: signal.Signals, code: int) -> None:
     inbox: Inbox = queue.Queue(4)
