@@ -15,8 +15,8 @@ MASKS ?= 10000
 TESTS ?=
 COMMIT ?=
 BROKER_TESTS ?= tests/contract/test_transport.py tests/integration/transport/test_mqtt.py tests/integration/transport/test_mqtt_identity.py tests/integration/roles/test_coordinator.py tests/integration/roles/test_edge_node.py tests/integration/roles/test_recovery.py tests/integration/commands/test_coordinator_doctor.py tests/integration/commands/test_edge_node_doctor.py
-# More workers than most machines have cores: half of the time of a test with real processes is spent waiting.
-WORKERS ?= 3
+# Twice the workers that two cores have: half of the time of a test with real processes is spent waiting.
+WORKERS ?= 4
 # Without compiled files each worker rewrites every assertion again, and each program compiles all that it imports.
 # Several workers share the cores: threads of torch and BLAS would only wait for each other.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
