@@ -35,7 +35,10 @@ class HiddenReports(Protocol):
         """Why a report is not taken; nothing where it is."""
 
     def keep(self, node: NodeId, report: EvaluationReport) -> None:
-        """A report counts."""
+        """A report is to count."""
+
+    def counts(self, version: ModelVersion, node: NodeId) -> None:
+        """It does, if it was kept: both are on disk."""
 
     def found(self, version: ModelVersion) -> int:
         """How many reports on a version are here."""
@@ -226,6 +229,8 @@ class FederatedEvaluation:
     def saved(self, event: ResultSaved) -> None:
         """A result is on disk: say so."""
         result = event.result
+        if self._sums is not None:
+            self._sums.counts(result.version, result.node)
         asked = self._asked.get(result.version)
         if asked is not None and result.node not in asked.reported:
             asked.reported.add(result.node)

@@ -64,15 +64,20 @@ def read_request(database: Readable, version: ModelVersion) -> SumRequest | None
 
 
 def read_hidden(database: Readable) -> tuple[HiddenEvaluation, ...]:
-    """All that wait for their sum."""
-    rows = database.execute("SELECT DISTINCT version FROM masked_reports ORDER BY version").fetchall()
-    versions = [ModelVersion(row["version"]) for row in rows]
-    return tuple(
-        HiddenEvaluation(
-            version=version, reports=read_reports(database, version), request=read_request(database, version)
-        )
-        for version in versions
-    )
+    """All that wait for their sum: what is frozen, or the reports that count.
+
+    A report is kept before it counts. Where the disk has failed in between, its node says it again.
+    """
+    found = []
+    for row in database.execute("SELECT DISTINCT version FROM masked_reports ORDER BY version").fetchall():
+        version = ModelVersion(row["version"])
+        request, reports = read_request(database, version), read_reports(database, version)
+        if request is None:
+            counting = database.execute("SELECT node FROM node_results WHERE version = ? AND counted = 1", version)
+            nodes = {each["node"] for each in counting}
+            reports = {node: report for node, report in reports.items() if node in nodes}
+        found.append(HiddenEvaluation(version=version, reports=reports, request=request))
+    return tuple(found)
 
 
 def close_hidden(database: Database, survey: NodesEvaluation, measured: "Measured | None") -> NodesEvaluation:

@@ -29,7 +29,7 @@ from coordinator.strategies.strategy import StrategySettings, make_strategy
 from federation.errors import LocalProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import EVERYONE, cohort_of
-from federation.protocol.messages import PartKind, Reason, ReceiptStatus
+from federation.protocol.messages import EvaluationReport, PartKind, Reason, ReceiptStatus
 from federation.types import (
     ExamplePrivacy,
     Incarnation,
@@ -41,6 +41,7 @@ from federation.types import (
     UpdateId,
 )
 from fedmq.audit.audit import recompute_head
+from tests.rigs.masked_rig import masked_report
 from tests.rigs.model_values import INITIAL, MANIFEST, Arrived, arrived, committer, initialised, update
 from tests.rigs.postgres import store_at
 from update_codec import CodecSpec
@@ -546,6 +547,24 @@ def test_an_evaluation_on_the_nodes_is_reserved_with_its_round_and_survives(benc
     assert recovered.surveyed == (NodesEvaluation(version=ModelVersion(0), share=2**64 - 1),)
     assert recovered.reported == {"a": 10}
     assert recovered.open_rounds[0].evaluation == 2**64 - 1
+
+
+def test_a_masked_report_that_was_kept_and_does_not_count_waits_for_no_sum(bench: Bench) -> None:
+    """A process ends between the two: its node says it again."""
+    surveyed(bench.store)
+    for node in ("a", "b"):
+        report = EvaluationReport(
+            run=bench.store.run,
+            version=ModelVersion(0),
+            digest=bench.store.recovered(recent=1).head.digest,
+            num_examples=0,
+            masked=masked_report(node, 0),
+        )
+        bench.store.batches.keep_report(NodeId(node), report)
+    bench.store.save_node_result(result("a", 0))
+    bench.settle()
+    (waiting,) = bench.restart().recovered(recent=1).masked_reports
+    assert waiting.reports.keys() == {"a"}
 
 
 def test_all_rounds_of_a_version_have_one_evaluation(bench: Bench) -> None:

@@ -106,6 +106,7 @@ class MaskedEvaluations:
         self._state, self._masking, self._delivery = state, masking, delivery
         self._names = state.settings.federated_evaluation.metrics
         self._summing: dict[ModelVersion, _Summing] = {}
+        self._uncounted: dict[tuple[ModelVersion, NodeId], MaskedReport] = {}
         for known in recovered.masked_reports:
             reports = {report.update: report for report in known.reports.values()}
             self._summing[known.version] = _Summing(reports=reports, request=known.request)
@@ -131,16 +132,22 @@ class MaskedEvaluations:
         return 0 if one is None else len(one.reports)
 
     def keep(self, node: NodeId, report: EvaluationReport) -> None:
-        """A report counts: the disk gets it."""
+        """A report is to count: the disk gets it, and then that it counts."""
+        if report.masked is not None:
+            self._uncounted[report.version, node] = report.masked
         self._state.emit(KeepReport(node=node, report=report))
+
+    def counts(self, version: ModelVersion, node: NodeId) -> None:
+        """The disk has both: the report may be in the sum."""
+        report = self._uncounted.pop((version, node), None)
+        if report is not None:
+            self._kept(self._summing.setdefault(version, _Summing()), report)
 
     def answered(self, event: ReportKept | EvaluationFrozen) -> None:
         """Something is on disk."""
         match event:
-            case ReportKept(report=EvaluationReport(version=version, masked=MaskedReport() as report)):
-                self._kept(self._summing.setdefault(version, _Summing()), report)
             case ReportKept():
-                pass  # only what is masked is kept
+                pass  # it does not count yet
             case EvaluationFrozen(request=request):
                 one = self._summing[request.version]
                 one.request, one.saving = request, False
@@ -165,7 +172,8 @@ class MaskedEvaluations:
             self._state.note("evaluation_spoilt", version=found.version, helpers=sorted(one.asked))
 
     def storage_failed(self) -> None:
-        """What was asked of the disk is asked again after the pause."""
+        """What was asked of the disk is asked again after the pause, a report by its node."""
+        self._uncounted.clear()
         for one in self._summing.values():
             one.saving = False
 

@@ -138,6 +138,22 @@ def test_a_report_that_can_be_in_no_sum_is_refused(wrong: dict[str, object]) -> 
     assert rig.store.hidden == {}
 
 
+def test_a_report_that_is_kept_and_does_not_count_is_in_no_sum() -> None:
+    """The disk fails between the two, and the node says it again too late: it was in a sum, and told that it is not."""
+    rig = at_version_one()
+    for node in ("a", "b"):
+        rig.report_masked(node, 1)
+    rig.failing, rig.failing_kinds = True, (SaveResult,)
+    rig.report_masked("c", 1)
+    assert (LATER, NodeId("c")) in rig.store.hidden
+    rig.failing = False
+    while not survey(rig).closed:
+        rig.wait(RETRY_S)
+        rig.deliver()
+    assert [len(one.tickets) for one in requests(rig)] == [2, 2]
+    assert transcript(rig.report_masked("c", 1))[-1] == "tell c evaluation 1 stale"
+
+
 def test_a_node_that_does_not_know_masked_reports_is_not_waited_for() -> None:
     rig = at_version_one()
     rig.state("c", codecs=("edge", "masked"), capabilities={})
