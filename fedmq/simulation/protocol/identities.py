@@ -220,6 +220,8 @@ class _Work:
         node, copied = self._rng.choice(there), self._people.folder / "twin"
         node.disk.copy(copied)
         yield from self._pause(self._rng.uniform(0.0, self._rng.choice(SLOW_S)))
+        if not self._people.expelled.isdisjoint(node.connections):
+            return
         self._counts.twins += 1
         twin = self._people.twin(node, copied)
         twin.start()
