@@ -236,6 +236,9 @@ class _Work:
 
     def _copied(self, line: Line) -> Generator[float, None, Copied]:
         while (copied := self._lines.copied(line)) is None:
+            if line.actor.gone:  # nobody watches while somebody decides
+                self._counts.revived += 1
+                line.actor.revive()
             yield 0.5
         return copied
 
