@@ -235,7 +235,9 @@ class LocalBroker(MosquittoProcess):
     def _on_birth(self) -> Callable[[], None] | None:
         # Of another thread's children the kernel would say that their parent has ended with it.
         here = threading.current_thread() is threading.main_thread()
-        return ends_with_us(signal.SIGTERM) if here else None
+        # It forgets a SIGTERM before its main loop, and the kernel sends one. Who keeps nothing has nothing to save.
+        number = signal.SIGTERM if self._persistence else signal.SIGKILL
+        return ends_with_us(number) if here else None
 
     def start(self) -> Self:
         """Start it and wait until it listens; on another port when somebody was faster.

@@ -188,19 +188,14 @@ def test_it_ends_with_a_process_that_was_killed() -> None:
         "import sys\n"
         "from federation.runtime.local_broker import LocalBroker\n"
         "broker = LocalBroker().start()\n"
-        "print(broker.pid, broker.port, flush=True)\n"
+        "print(broker.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        pid, port = map(int, owner.stdout.readline().split())
-        ended = os.pidfd_open(pid)
-        # Mosquitto forgets a signal that comes before its loop has begun: once it answers, it has.
-        with socket.create_connection(("127.0.0.1", port), timeout=20.0) as client:
-            client.sendall(b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x")
-            assert client.recv(4)[0] == 0x20
+        ended = os.pidfd_open(int(owner.stdout.readline()))
         owner.kill()
-    assert select.select([ended], [], [], 60.0)[0] == [ended]
+    assert select.select([ended], [], [], 20.0)[0] == [ended]
     os.close(ended)
