@@ -1,16 +1,17 @@
 """The nodes that are known: presence by incarnation, and who may be asked; O(1) for each message."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import overload
+from functools import lru_cache
+from types import MappingProxyType
 
 from coordinator.engine.timers import Timers
 from coordinator.strategies.codecs import CodecChoice, reads_cosine
-from coordinator.strategies.selection import NodeRecord, is_able
+from coordinator.strategies.selection import NodeRecord, Pool, is_able
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION
-from federation.types import NodeId
+from federation.types import NodeId, StateId
 
 NODES_MAX = 100_000
 """Nodes that are remembered; further ones are ignored."""
@@ -46,55 +47,21 @@ class Sighting(Enum):
     """It was not there before, and is not there now."""
 
 
-class Pool(Sequence[NodeId]):
-    """A set of nodes with O(1) add, discard and access by position; its order depends on its history only."""
-
-    def __init__(self) -> None:
-        self._nodes: list[NodeId] = []
-        self._places: dict[NodeId, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def __contains__(self, node: object) -> bool:
-        return node in self._places
-
-    def __iter__(self) -> Iterator[NodeId]:
-        return iter(self._nodes)
-
-    @overload
-    def __getitem__(self, index: int) -> NodeId: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[NodeId]: ...
-    def __getitem__(self, index: int | slice) -> NodeId | Sequence[NodeId]:
-        return self._nodes[index]
-
-    def add(self, node: NodeId) -> None:
-        """Put a node in; nothing happens where it is in."""
-        if node not in self._places:
-            self._places[node] = len(self._nodes)
-            self._nodes.append(node)
-
-    def discard(self, node: NodeId) -> None:
-        """Take a node out; nothing happens where it is not in."""
-        place = self._places.pop(node, None)
-        if place is None:
-            return
-        last = self._nodes.pop()
-        if last != node:
-            self._nodes[place] = last
-            self._places[last] = place
-
-
 @dataclass(slots=True)
 class Entry:
-    """One known node.
+    """One known node: of what it said last, what is asked for later, since there may be 100,000.
 
     Silence and refusal are counted apart: a node that is slower than the lease and then declines once would otherwise
     rest as long as one that has declined a dozen times.
 
     Attributes:
-        state: What it said last.
+        state_id: Of its store; None where it names none.
+        incarnation: Which start of that store this is.
+        online: Whether it is there.
+        capabilities: What it has, by name.
+        codec: The best codec of the updates that it agrees to; None: there is none.
+        cosine: Whether it reads frames of the cosine kind.
+        invitable: Whether it reads an announcement on its own command topic.
         compatible: Whether it can take part.
         strikes: Declines and refused updates in a row.
         silences: Leases in a row that it let expire.
@@ -106,8 +73,14 @@ class Entry:
         backoff_until: When it is asked again at the earliest, whatever has changed there, in monotonic seconds.
     """
 
-    state: NodeState
-    compatible: bool
+    state_id: StateId | None = None
+    incarnation: int = 0
+    online: bool = False
+    capabilities: Mapping[str, float] = field(default_factory=dict)
+    codec: str | None = None
+    cosine: bool = False
+    invitable: bool = False
+    compatible: bool = False
     strikes: int = 0
     silences: int = 0
     asked: int = 0
@@ -118,14 +91,9 @@ class Entry:
     backoff_until: float = 0.0
 
     @property
-    def online(self) -> bool:
-        """Whether it is there."""
-        return self.state.presence is Presence.ONLINE
-
-    @property
     def plain(self) -> bool:
         """Whether it is there, and reads no frames of the cosine kind."""
-        return self.online and self.compatible and not reads_cosine(self.state)
+        return self.online and self.compatible and not self.cosine
 
     def strike(self) -> int:
         """Count a decline or a refusal; returns those in a row before it."""
@@ -180,26 +148,32 @@ class Registry:
         entry = self._entries.get(node)
         if entry is None and len(self._entries) >= NODES_MAX:
             return Sighting.OVERFLOW
-        if entry is not None and not repeated and _is_past(entry.state, state):
+        if entry is not None and not repeated and _is_past(entry, state):
             return Sighting.OUTDATED
-        other_life = entry is None or repeated or _is_other_life(entry.state, state)
+        other_life = entry is None or repeated or _is_other_life(entry, state)
         sighting = _compare(entry, state, other_life=other_life)
         if entry is not None:
             self._count(entry, -1)
         if entry is None or other_life:
             # A store that was lost: what its former life did says nothing of this one.
-            entry = self._entries[node] = Entry(state=state, compatible=False)
+            entry = self._entries[node] = Entry()
             self._resting.cancel(node)
         elif sighting is Sighting.BORN and node in self._resting:
             # Its owner may have changed what it declined for, and started it again: it is not left alone as long as it
             # has asked for.
             self._resting.set(node, entry.backoff_until)
-        entry.state, entry.compatible = state, self.is_compatible(state)
-        entry.able = is_able(state.capabilities, self._needs)
+        self._note(entry, state)
         self._count(entry, 1)
         self._suspected.cancel(node)
         self._refresh(node)
         return sighting
+
+    def _note(self, entry: Entry, state: NodeState) -> None:
+        entry.state_id, entry.incarnation = state.state_id, state.incarnation
+        entry.online, entry.invitable = state.presence is Presence.ONLINE, state.invitable is True
+        entry.capabilities = _held_once(tuple((state.capabilities or {}).items()))
+        entry.codec, entry.cosine = self._codecs.of(state), reads_cosine(state)
+        entry.compatible, entry.able = self.is_compatible(state), is_able(state.capabilities, self._needs)
 
     def _count(self, entry: Entry, by: int) -> None:
         self.online += by * entry.online
@@ -244,12 +218,12 @@ class Registry:
     def is_invitable(self, node: NodeId) -> bool:
         """Whether this node reads an announcement on its own command topic."""
         entry = self._entries.get(node)
-        return entry is not None and entry.state.invitable is True
+        return entry is not None and entry.invitable
 
     def codec_for(self, node: NodeId) -> str:
         """The best codec that the node agrees to, as far as it has said; else the best one."""
         entry = self._entries.get(node)
-        return (None if entry is None else self._codecs.of(entry.state)) or self._codecs.best
+        return (None if entry is None else entry.codec) or self._codecs.best
 
     def assign(self, node: NodeId) -> None:
         """The node holds a slot."""
@@ -339,7 +313,7 @@ class Registry:
             delivered=entry.delivered,
             train_s=entry.train_s,
             payload_bytes=entry.payload_bytes,
-            capabilities=entry.state.capabilities or {},
+            capabilities=entry.capabilities,
         )
 
     def next_timer(self) -> float | None:
@@ -368,7 +342,13 @@ class Registry:
         (self.suspects.add if ready and suspected else self.suspects.discard)(node)
 
 
-def _is_other_life(known: NodeState, state: NodeState) -> bool:
+@lru_cache(maxsize=1_024)
+def _held_once(capabilities: tuple[tuple[str, float], ...]) -> Mapping[str, float]:
+    """The same capabilities, held once for all nodes that say so at about the same time."""
+    return MappingProxyType(dict(capabilities))
+
+
+def _is_other_life(known: Entry, state: NodeState) -> bool:
     """Whether this is said by a node with another store: one that has lost its state, or was set up anew [FED-99].
 
     A birth after its known life has ended tells it, too, where its counter has gone back: nothing that the ended life
@@ -376,11 +356,11 @@ def _is_other_life(known: NodeState, state: NodeState) -> bool:
     """
     if known.state_id is not None and state.state_id is not None and known.state_id != state.state_id:
         return True
-    ended = known.presence is not Presence.ONLINE and state.presence is Presence.ONLINE
+    ended = not known.online and state.presence is Presence.ONLINE
     return ended and state.incarnation < known.incarnation
 
 
-def _is_past(known: NodeState, state: NodeState) -> bool:
+def _is_past(known: Entry, state: NodeState) -> bool:
     """Whether this was said before what is known [FED-21]; the counters of two stores are not compared."""
     online = state.presence is Presence.ONLINE
     if _is_other_life(known, state) or (known.state_id is not None and state.state_id is None and not online):
@@ -390,7 +370,7 @@ def _is_past(known: NodeState, state: NodeState) -> bool:
 
 def _compare(entry: Entry | None, state: NodeState, *, other_life: bool) -> Sighting:
     online = state.presence is Presence.ONLINE
-    if entry is None or other_life or state.incarnation > entry.state.incarnation:
+    if entry is None or other_life or state.incarnation > entry.incarnation:
         return Sighting.BORN if online else (Sighting.AWAY if entry is None else Sighting.GONE)
     if online:
         return Sighting.HERE if entry.online else Sighting.BACK

@@ -4,11 +4,11 @@ Candidates are online, compatible, idle, within their quota, and neither resting
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from importlib import import_module
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 from federation.errors import ConfigError
 from federation.types import PRIVATE_EXAMPLES, NodeId
@@ -21,6 +21,46 @@ WHOLE_MAX = 2_048
 
 DRAWN_EACH = 16
 """Of more than those, so many are drawn at random for each place."""
+
+
+class Pool(Sequence[NodeId]):
+    """A set of nodes with O(1) add, discard and access by position; its order depends on its history only."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeId] = []
+        self._places: dict[NodeId, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._places
+
+    def __iter__(self) -> Iterator[NodeId]:
+        return iter(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> NodeId: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NodeId]: ...
+    def __getitem__(self, index: int | slice) -> NodeId | Sequence[NodeId]:
+        return self._nodes[index]
+
+    def add(self, node: NodeId) -> None:
+        """Put a node in; nothing happens where it is in."""
+        if node not in self._places:
+            self._places[node] = len(self._nodes)
+            self._nodes.append(node)
+
+    def discard(self, node: NodeId) -> None:
+        """Take a node out; nothing happens where it is not in."""
+        place = self._places.pop(node, None)
+        if place is None:
+            return
+        last = self._nodes.pop()
+        if last != node:
+            self._nodes[place] = last
+            self._places[last] = place
 
 
 class Selector(Protocol):

@@ -13,6 +13,7 @@ from coordinator.strategies.selection import (
     FairSelector,
     Informed,
     NodeRecord,
+    Pool,
     ReliableSelector,
     RepeatableSelector,
     Selector,
@@ -169,3 +170,19 @@ def test_a_node_with_less_than_is_needed_is_not_able_and_silence_is_not_held_aga
 ) -> None:
     """FED-74."""
     assert is_able(capabilities, {"memory_bytes": 2e8, "battery": 0.3}) is able
+
+
+def test_a_pool_is_a_set_with_places() -> None:
+    pool, model, rng = Pool(), set[NodeId](), Random(4)
+    for _ in range(500):
+        node = NodeId(f"n{rng.randrange(20)}")
+        if rng.random() < 0.5:
+            pool.add(node)
+            model.add(node)
+        else:
+            pool.discard(node)
+            model.discard(node)
+        assert set(pool) == model
+        assert len(pool) == len(model)
+        assert [pool[place] for place in range(len(pool))] == list(pool[:])
+    assert all(node in pool for node in model)
