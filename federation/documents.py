@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TOML_LEVELS_MAX", "WRITER_S", "read_file", "read_json", "read_toml"]
+__all__ = ["TOML_LEVELS_MAX", "WRITER_S", "read_file", "read_json", "read_mapping", "read_toml"]
 
 WRITER_S = 10.0
 """So long a pipe may take to be filled, in seconds: a password may come from another program."""
@@ -21,6 +21,7 @@ TOML_LEVELS_MAX = 32
 """Tables and lists in each other: dotted keys nest without the parser's own limit, and whoever walks them has one."""
 
 _TOO_DEEP = "it is nested too deeply"
+_SHOWN = 40
 
 
 def read_file(path: Path, *, bytes_max: int, writer_s: float = WRITER_S) -> bytes:
@@ -62,6 +63,18 @@ def read_json(text: str | bytes | bytearray) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+
+
+def read_mapping(text: str | bytes | bytearray) -> dict[str, Any]:
+    """The object that a JSON document is.
+
+    Raises:
+        ValueError: As for `read_json`, or it is something else.
+    """
+    made = read_json(text)
+    if not isinstance(made, dict):
+        raise ValueError(f"{text[:_SHOWN]!r} is no object")  # noqa: TRY004 - a document's content, not an argument
+    return made
 
 
 def read_toml(text: str) -> dict[str, Any]:

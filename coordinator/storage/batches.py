@@ -6,6 +6,7 @@ need not be audited any more stays how many nodes and helpers it had, for the st
 """
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Readable, Row
 from federation.types import ModelVersion, NodeId, UpdateId
 
@@ -40,6 +42,7 @@ __all__ = [
     "begin_past",
     "delete_batch",
     "delete_seeds",
+    "ended_batches",
     "expire_sums",
     "insert_batch",
     "insert_seeds",
@@ -152,12 +155,12 @@ def read_seeds(database: Readable, update: UpdateId) -> MaskedSeeds | None:
     row = database.execute("SELECT ticket, boxes FROM seeds WHERE update_id = ?", update).fetchone()
     if row is None:
         return None
-    packed, boxes = bytes(row["boxes"]), list[bytes]()
+    packed, boxes = blob(row["boxes"]), list[bytes]()
     while packed:
         end = _LENGTH_BYTES + int.from_bytes(packed[:_LENGTH_BYTES], "big")
         boxes.append(packed[_LENGTH_BYTES:end])
         packed = packed[end:]
-    return MaskedSeeds(ticket=bytes(row["ticket"]), boxes=tuple(boxes))
+    return MaskedSeeds(ticket=blob(row["ticket"]), boxes=tuple(boxes))
 
 
 def delete_seeds(database: Database, update: UpdateId) -> None:
@@ -227,7 +230,7 @@ def read_sums(database: Readable, version: ModelVersion) -> list[bytes]:
     for row in database.execute("SELECT * FROM sums WHERE version = ? ORDER BY part", version):
         if payload_digest(row["body"]) != row["digest"]:
             raise DamagedStore(f"the sum of class {row['part']} of version {version} is damaged")
-        found.append(bytes(row["body"]))
+        found.append(blob(row["body"]))
     return found
 
 
@@ -237,24 +240,48 @@ def begin_past(database: Database) -> None:
 
 
 def read_past(database: Readable) -> MaskedPast | None:
-    """What is known of the masked versions whose batches are gone; None where an earlier release has kept nothing."""
+    """What is known of the masked versions whose batches are gone; None where an earlier release has kept nothing.
+
+    Raises:
+        DamagedStore: It is not what was written.
+    """
     row = database.execute("SELECT value FROM meta WHERE key = ?", _PAST).fetchone()
     if row is None:
         return None
-    found = read_json(row["value"])
-    return MaskedPast(**found | {"helpers": tuple(map(tuple, found["helpers"]))})
+    try:
+        found = read_json(row["value"])
+        past = MaskedPast(**found | {"helpers": tuple((count, needed) for count, needed in found["helpers"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedStore(f"what is kept of former masked versions is damaged: {error}") from error
+    said = (past.since, past.versions, past.members_least, *itertools.chain(*past.helpers))
+    if not all(type(number) is int and number >= 0 for number in said):
+        raise DamagedStore("what is kept of former masked versions is damaged: a number is none")
+    return past
 
 
 def _write_past(database: Database, past: MaskedPast) -> None:
     database.insert("meta", {"key": _PAST, "value": json.dumps(asdict(past))}, conflict="REPLACE")
 
 
-def expire_sums(database: Database, version: int) -> None:
-    """The sums of this version, and of those before it, need not be audited any more; in a transaction."""
-    rows = database.execute("SELECT * FROM batches WHERE version <= ? ORDER BY version", version).fetchall()
-    if not rows:
-        return
-    past = read_past(database) or MaskedPast(since=rows[0]["version"])
+def _past(database: Readable) -> MaskedPast | None:
+    """The same where it is whole: a run does not end for what a statement is made of. The audit sees the damage."""
+    try:
+        return read_past(database)
+    except DamagedStore:
+        return None
+
+
+def ended_batches(database: Readable, version: int) -> Sequence[Row]:
+    """The batches of this version, and of those before it."""
+    return database.execute("SELECT * FROM batches WHERE version <= ? ORDER BY version", version).fetchall()
+
+
+def expire_sums(database: Database, version: int, rows: Sequence[Row]) -> None:
+    """The sums of these batches need not be audited any more: they are all up to this version, and at least one.
+
+    In a transaction, which sums anew what the run says of itself.
+    """
+    past = _past(database) or MaskedPast(since=rows[0]["version"])
     for row in rows:
         with contextlib.suppress(DamagedStore):
             past = past.after(_batch(row))
@@ -264,7 +291,7 @@ def expire_sums(database: Database, version: int) -> None:
 
 
 def _batch(row: Row) -> BatchRecord:
-    request = _request(row, bytes(row["request"]))
+    request = _request(row, blob(row["request"]))
     others = tuple(_request(row, body) for body in _unpacked(bytes(row["others"] or b"")))
     members = tuple(
         Member(update=UpdateId(update), node=NodeId(node), num_examples=examples, staleness=staleness)

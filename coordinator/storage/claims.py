@@ -11,6 +11,7 @@ from itertools import islice
 from coordinator.records import UpdateRecord
 from federation.protocol.claims import claim_of, claims_in, node_of, number_of
 from federation.protocol.limits import COUNTED_MAX
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Readable, Row
 from federation.storage.sqlite import storing
 from federation.types import RoundId, UpdateId, round_of
@@ -139,7 +140,7 @@ class Claims:
         with storing("claims"):
             for update in updates:
                 rows = self._database.execute("SELECT claim FROM claims WHERE update_id = ?", update).fetchall()
-                found |= {bytes(row["claim"]) for row in rows} or {claim_of(update)}
+                found |= {blob(row["claim"]) for row in rows} or {claim_of(update)}
         return b"".join(sorted(found))
 
     def _row(self, query: str, *values: object) -> Row | None:
@@ -151,7 +152,7 @@ def read_claims(database: Readable) -> dict[UpdateId, set[bytes]]:
     """All that was claimed, by the update that does; one that claims only itself may have no entry."""
     found = dict[UpdateId, set[bytes]]()
     for row in database.execute("SELECT claim, update_id FROM claims WHERE update_id IS NOT NULL"):
-        found.setdefault(UpdateId(row["update_id"]), set()).add(bytes(row["claim"]))
+        found.setdefault(UpdateId(row["update_id"]), set()).add(blob(row["claim"]))
     return found
 
 

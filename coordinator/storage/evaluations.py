@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from coordinator.records import Goal, NodeResult, NodesEvaluation, RoundRecord, believable, goal_of
 from coordinator.storage.schema import RESULT, SURVEY
-from coordinator.storage.store import CurveKind, CurvePoint
-from federation.documents import read_json
+from coordinator.storage.store import CurvePoint
+from federation.documents import read_mapping
 from federation.errors import LocalProtocolError
+from federation.storage.columns import Columns
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
 
@@ -159,7 +160,7 @@ def read_reported(database: Database, version: ModelVersion) -> dict[NodeId, int
 def read_evaluated(database: Readable, after: int = -1) -> dict[ModelVersion, Mapping[str, float]]:
     """What the coordinator's own evaluations of later versions found, by version; nothing where one failed."""
     rows = database.execute("SELECT version, metrics FROM evaluations WHERE version > ? ORDER BY version", after)
-    return {ModelVersion(row["version"]): read_json(row["metrics"]) for row in rows}
+    return {ModelVersion(row["version"]): read_mapping(row["metrics"]) for row in rows}
 
 
 def count_evaluations(database: Readable) -> tuple[int, int]:
@@ -199,20 +200,12 @@ _POINTS = (
 )
 
 
+_POINT = Columns(CurvePoint)
+
+
 def read_curves(database: Readable) -> list[CurvePoint]:
     """Every number that training and evaluation have given, by version, kind and node."""
-    return [
-        CurvePoint(
-            kind=CurveKind(row["kind"]),
-            version=ModelVersion(row["version"]),
-            node=None if row["node"] is None else NodeId(row["node"]),
-            num_examples=row["num_examples"],
-            metrics=read_json(row["metrics"]),
-            base_version=None if row["base_version"] is None else ModelVersion(row["base_version"]),
-            counted=bool(row["counted"]),
-        )
-        for row in database.execute(_POINTS)
-    ]
+    return [_POINT.record(row) for row in database.execute(_POINTS)]
 
 
 def read_survey(database: Database, version: ModelVersion) -> NodesEvaluation:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coordinator.storage.store import ModelState
-from federation.errors import StorageError
+from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ModelPart
+from federation.storage.columns import DamagedRow
 from federation.storage.folder import TEMPORARY, has_content
 from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion, UpdateId
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from update_codec import Manifest
 
 __all__ = [
     "BLOBS",
@@ -27,6 +30,7 @@ __all__ = [
     "TRANSFERS",
     "TransferFiles",
     "blob_digest",
+    "manifest_of",
     "model_file",
     "model_from_bytes",
     "model_to_bytes",
@@ -36,6 +40,7 @@ __all__ = [
     "reading",
     "remedy_of",
     "traces",
+    "undamaged",
 ]
 
 STATE_FOLDER = Path("state/coordinator")
@@ -149,13 +154,38 @@ def model_from_bytes(version: ModelVersion, body: bytes) -> ModelState:
     )
 
 
+def manifest_of(body: bytes, folder: Path) -> "Manifest":
+    """Read the manifest that the store in ``folder`` has.
+
+    Raises:
+        DamagedStore: It is none.
+    """
+    from update_codec import CodecError, Manifest  # noqa: PLC0415 - as for the arrays
+
+    try:
+        return Manifest.from_bytes(body)
+    except (CodecError, TypeError) as error:
+        raise DamagedStore(f"the manifest in {folder} is damaged: {error}") from error
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn every way in which a file or a row can be unreadable into a `StorageError`."""
     try:
         yield
-    except (SqliteError, OSError, KeyError, ValueError, TypeError) as error:
+    except DamagedRow as error:
+        raise DamagedStore(f"the {what} cannot be read: {error}") from error
+    except (SqliteError, OSError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise StorageError(f"the {what} cannot be read: {error}") from error
+
+
+@contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """Turn what only a damaged row can raise into a `DamagedStore` that says what to do; not what the disk says."""
+    try:
+        yield
+    except (DamagedRow, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise DamagedStore(f"the state in {folder} cannot be read: {error}: {remedy_of(folder)}") from error
 
 
 SUM_BYTES = 8

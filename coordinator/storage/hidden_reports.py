@@ -9,6 +9,7 @@ from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolEr
 from federation.protocol.messages import EvaluationReport, Message
 from federation.protocol.sum_messages import MaskedReport, SumRequest
 from federation.protocol.wire import decode_message, encode_message
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, NodeId
 
@@ -32,7 +33,7 @@ def read_reports(database: Readable, version: ModelVersion) -> dict[NodeId, Mask
     """
     found = dict[NodeId, MaskedReport]()
     for row in database.execute("SELECT node, report FROM masked_reports WHERE version = ? ORDER BY node", version):
-        report = _read(bytes(row["report"]), version)
+        report = _read(blob(row["report"]), version)
         if not isinstance(report, EvaluationReport) or report.masked is None:
             raise DamagedStore(f"the evaluation of version {version} is damaged")
         found[NodeId(row["node"])] = report.masked
@@ -57,7 +58,7 @@ def read_request(database: Readable, version: ModelVersion) -> SumRequest | None
     row = database.execute("SELECT request FROM masked_evaluations WHERE version = ?", version).fetchone()
     if row is None:
         return None
-    request = _read(bytes(row["request"]), version)
+    request = _read(blob(row["request"]), version)
     if not isinstance(request, SumRequest):
         raise DamagedStore(f"the evaluation of version {version} is damaged")
     return request

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from sys import intern
+from types import NoneType
 
 from coordinator.records import Attendance, Attended, NodeSpent
 from coordinator.storage.compaction.blocks import compacted_until
 from coordinator.storage.schema import ATTENDED
 from coordinator.storage.store import Participation
-from federation.documents import read_json
+from federation.documents import read_mapping
 from federation.protocol.messages import Reason, ReceiptStatus
 from federation.storage.sql import Database, Readable, Row
 from federation.types import ExamplePrivacy, Incarnation, NodeId, RoundId, SampledSteps
@@ -131,6 +132,8 @@ class GrowingParticipation:
             # Most have no absences: one text for all of them, as there is one for each name.
             node, attended = NodeId(intern(row[0])), (row[1], row[2], row[3], intern(row[4]))
             if self._attended.get(node) != attended:
+                if not all(type(number) in (int, NoneType) for number in attended[:3]):
+                    raise TypeError(f"of {node} something is counted that is no number")
                 self._attended[node] = attended
                 touched.add(node)
         for node in sorted(touched):
@@ -169,7 +172,7 @@ class GrowingParticipation:
             bytes_up=sum(sums.up for sums in found),
             bytes_down=sum(sums.down for sums in found),
             staleness_mean=staleness / applied if applied else 0.0,
-            attended=Attended(incarnation=incarnation, restarts=restarts, asked=asked, absences=read_json(absences)),
+            attended=Attended(incarnation=incarnation, restarts=restarts, asked=asked, absences=read_mapping(absences)),
         )
 
 

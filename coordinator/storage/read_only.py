@@ -2,18 +2,25 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from coordinator.records import BatchRecord, NodesEvaluation, NodeSpent, ReleaseLedger, ReleaseRecord, Restored
 from coordinator.storage import batches, evaluations, schema, seals
 from coordinator.storage.compaction.blocks import read_updates
-from coordinator.storage.files import blob_digest, model_file, model_from_bytes, part_file, payload_file, reading
+from coordinator.storage.files import (
+    blob_digest,
+    manifest_of,
+    model_file,
+    model_from_bytes,
+    part_file,
+    payload_file,
+    reading,
+)
 from coordinator.storage.history import GrowingHistory, read_history
 from coordinator.storage.participation import GrowingParticipation, read_participation, read_spent
 from coordinator.storage.parts import ReadableBlobs
 from coordinator.storage.places import ReadableStore, open_to_read
-from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored
+from coordinator.storage.recovery import read_inputs, read_next_round, read_published, read_restored, whole_parts
 from coordinator.storage.releases import read_ledger, read_releases
 from coordinator.storage.seals import SealedRow
 from coordinator.storage.store import CurvePoint, ModelState, Participation, UpdateRow, VersionRow
@@ -21,6 +28,7 @@ from federation.errors import DamagedStore, StorageError
 from federation.protocol.chunking import chunk_count, payload_digest
 from federation.protocol.limits import CHUNK_BYTES, CHUNKS_MAX
 from federation.protocol.messages import ModelPart
+from federation.storage.columns import blob
 from federation.storage.sql import Readable
 from federation.types import Digest, ModelVersion, NodeId, RunId, UpdateId
 
@@ -124,7 +132,7 @@ class StoreReader:
             row = self._tables.execute(_PAYLOAD, update).fetchone()
             if row is None:
                 raise DamagedStore(f"the payload of {update} is not in the store")
-            body = bytes(row["body"]) if row["body"] is not None else self._blob(payload_file(update))
+            body = self._blob(payload_file(update)) if row["body"] is None else blob(row["body"])
         if row["payload_digest"] is not None and payload_digest(body) != row["payload_digest"]:
             raise DamagedStore(f"the payload of {update} is not what was offered")
         return body
@@ -158,7 +166,7 @@ class StoreReader:
             row = self._tables.execute(_FRAME, part.kind, part.version).fetchone()
             if row is None:
                 raise DamagedStore(f"the {part.kind} of version {part.version} is not in the store")
-            frame = bytes(row["frame"]) if row["frame"] is not None else self._blob(part_file(part))
+            frame = blob(row["frame"]) if row["frame"] is not None else self._blob(part_file(part))
         if (len(frame), payload_digest(frame)) != (part.payload_bytes, part.payload_digest) or not _can_cut(part):
             raise DamagedStore(f"the {part.kind} of version {part.version} is damaged")
         return frame
@@ -189,8 +197,7 @@ class StoreReader:
 
 
 def _can_cut(part: ModelPart) -> bool:
-    size = part.chunk_bytes
-    return isinstance(size, int) and 1 <= size <= CHUNK_BYTES and chunk_count(part.payload_bytes, size) <= CHUNKS_MAX
+    return 1 <= part.chunk_bytes <= CHUNK_BYTES and chunk_count(part.payload_bytes, part.chunk_bytes) <= CHUNKS_MAX
 
 
 class ReadOnlyStore(StoreReader):
@@ -213,9 +220,7 @@ class ReadOnlyStore(StoreReader):
         """Closed at the end."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connection."""
         self.close()
 
@@ -239,12 +244,7 @@ class ReadOnlyStore(StoreReader):
 
     def manifest(self) -> "Manifest":
         """The model's manifest."""
-        from update_codec import CodecError, Manifest  # noqa: PLC0415 - as for the arrays
-
-        try:
-            return Manifest.from_bytes(self._meta("manifest"))
-        except (CodecError, TypeError) as error:
-            raise DamagedStore(f"the manifest in {self._folder} is damaged: {error}") from error
+        return manifest_of(self._meta("manifest"), self._folder)
 
     def damage(self) -> str:
         """What SQLite itself finds; empty when the database is whole."""
@@ -322,11 +322,13 @@ class ReadOnlyStore(StoreReader):
 
     def epoch(self) -> int:
         """The fencing number of the newest start."""
-        return int(self._meta("epoch"))
+        with reading("epoch"):
+            return int(self._meta("epoch"))
 
     def began_ms(self) -> int:
         """When the run was begun, in milliseconds since 1970; 0 where an earlier release has made the store."""
-        return int(self._said("began_ms") or 0)
+        with reading("time of the run's begin"):
+            return int(self._said("began_ms") or 0)
 
     def listed_parts(self) -> tuple[list[ModelPart], list[str]]:
         """What nodes may pull: the parts that the head and its predecessor list, and those of which no row is left."""
@@ -334,11 +336,9 @@ class ReadOnlyStore(StoreReader):
         with reading("parts"):
             for row in self._database.execute("SELECT parts FROM versions ORDER BY version DESC LIMIT 2"):
                 for key in schema.parts_keys(row["parts"]):
-                    part = self._database.execute(_PART, *key).fetchone()
-                    if part is None:
-                        lost.append(f"{key[0]}:{key[1]}")
-                    else:
-                        found[schema.PART.record(part)] = None
+                    whole = list(whole_parts(self._database.execute(_PART, *key)))
+                    found |= dict.fromkeys(whole)
+                    lost += [] if whole else [f"{key[0]}:{key[1]}"]
         return list(found), lost
 
     def restored(self) -> Restored | None:
@@ -362,7 +362,7 @@ class ReadOnlyStore(StoreReader):
             return seals.sealed_rounds(self._database)
 
     def identity_is_sealed(self) -> bool | None:
-        """Whether run, epoch and manifest are what was written; None where no sum of them is kept."""
+        """Whether what the run says of itself is what was written; None where its writer knew no sums."""
         with reading("identity"):
             return seals.identity_is_sealed(self._database)
 
@@ -375,7 +375,7 @@ class ReadOnlyStore(StoreReader):
     def named_files(self) -> dict[str, Digest]:
         """The files that rows name, with what their bytes must give: models, large payloads, large frames."""
         with reading("files"):
-            digests = {row["version"]: row["blob_digest"] for row in self._database.execute(_DIGESTS)}
+            digests = {row["version"]: blob(row["blob_digest"]) for row in self._database.execute(_DIGESTS)}
             named = {model_file(version): Digest(digests.get(version, b"")) for version in self.kept_models()}
             large = self._database.execute(_LARGE)
             named |= {payload_file(row["update_id"]): Digest(row["payload_digest"] or b"") for row in large}

@@ -1,6 +1,7 @@
 """The coordinator's state after whatever happened: repair the head, read where to go on."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import starmap
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from coordinator.storage.parts import Blobs, Transfers
 from coordinator.storage.releases import read_ledger
 from coordinator.storage.seals import seal_identity, seal_update, unseal_above
 from coordinator.storage.statements import drop_batch
-from federation.errors import LocalProtocolError, StorageError
+from federation.errors import DamagedStore, LocalProtocolError, StorageError
 from federation.protocol.claims import claim_of
+from federation.protocol.limits import INT32_MAX
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
 from federation.storage.sql import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -46,6 +48,7 @@ __all__ = [
     "repair_batch",
     "repair_best",
     "repair_head",
+    "whole_parts",
 ]
 
 
@@ -65,10 +68,13 @@ def count_start(database: Database, first: Mapping[str, object]) -> tuple[RunId,
     """
     database.insert("meta", *({"key": key, "value": first[key]} for key in first), conflict="IGNORE")
     meta = {row["key"]: row["value"] for row in database.execute("SELECT key, value FROM meta")}
-    epoch = Epoch(meta["epoch"] + 1)
+    before, began_ms = meta.get("epoch"), meta.get("began_ms")
+    if not isinstance(before, int) or not isinstance(began_ms, int) or not 0 <= before < INT32_MAX:
+        raise DamagedStore(f"epoch and begin of the run are damaged: {before!r:.40}, {began_ms!r:.40}")
+    epoch = Epoch(before + 1)
     database.insert("meta", {"key": "epoch", "value": epoch}, conflict="REPLACE")
     seal_identity(database)
-    return RunId(meta["run"]), epoch, int(meta["began_ms"])
+    return RunId(meta["run"]), epoch, began_ms
 
 
 def repair(database: Database, blobs: Blobs, folder: Path) -> list[str]:
@@ -274,16 +280,23 @@ def _read_fate(database: Readable, update: UpdateId) -> Verdict | None:
 
 
 def read_version(database: Readable, row: Row) -> VersionRecord:
-    """Read a version with its parts; one whose row was lost is left out."""
+    """Read a version with its parts; one whose row was lost or damaged is left out."""
     query = f"SELECT {schema.PART.names} FROM parts WHERE kind = ? AND version = ?"  # noqa: S608 - our own names
-    rows = (database.execute(query, *key).fetchone() for key in schema.parts_keys(row["parts"]))
-    return schema.VERSION.record(row, parts=tuple(schema.PART.record(part) for part in rows if part is not None))
+    rows = (each for key in schema.parts_keys(row["parts"]) for each in database.execute(query, *key))
+    return schema.VERSION.record(row, parts=tuple(whole_parts(rows)))
 
 
 def read_published(database: Readable) -> list[ModelPart]:
     """Parts that may still be on the broker, oldest first."""
     query = f"SELECT {schema.PART.names} FROM parts WHERE cleared = 0 ORDER BY version, kind"  # noqa: S608 - our own
-    return [schema.PART.record(row) for row in database.execute(query)]
+    return list(whole_parts(database.execute(query)))
+
+
+def whole_parts(rows: Iterable[Row]) -> Iterator[ModelPart]:
+    """The parts in these rows; one whose row is damaged is as one that is lost: it is made again from the model."""
+    for row in rows:
+        with contextlib.suppress(DamagedStore):
+            yield schema.PART.record(row)
 
 
 def read_obsolete(database: Readable, head: VersionRecord) -> tuple[ModelPart, ...]:
@@ -334,6 +347,6 @@ def _open_transfers(database: Database, files: Transfers) -> tuple[TransferRecor
 
 def _intact(blobs: Blobs, row: Row) -> bool:
     try:
-        return blob_digest(blobs.read(model_file(row["version"]))) == bytes(row["blob_digest"])
+        return bool(blob_digest(blobs.read(model_file(row["version"]))) == row["blob_digest"])
     except OSError:
         return False

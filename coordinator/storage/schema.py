@@ -13,7 +13,8 @@ from coordinator.records import (
     VersionRecord,
 )
 from coordinator.storage.store import Figures, UpdateRow, VersionRow
-from federation.documents import read_json
+from federation.documents import read_mapping
+from federation.errors import DamagedStore
 from federation.protocol.messages import Cohort, ModelPart
 from federation.storage.columns import UNSIGNED, Columns
 from federation.storage.sql import Row
@@ -170,17 +171,30 @@ def parts_text(parts: Sequence[ModelPart]) -> str:
 
 
 def parts_keys(text: str) -> list[tuple[str, int]]:
-    """Read what `parts_text` wrote: kind and version of each part."""
-    return [(kind, int(version)) for kind, _, version in (name.partition(":") for name in text.split())]
+    """Read what `parts_text` wrote: kind and version of each part.
+
+    Raises:
+        DamagedStore: It is something else.
+    """
+    try:
+        return [(kind, int(version)) for kind, _, version in (name.partition(":") for name in _text(text).split())]
+    except (TypeError, ValueError) as error:
+        raise DamagedStore(f"a row is damaged: its parts are {text!r:.40}") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
 
 
 def version_row(row: Row) -> VersionRow:
     """Read a row of the history query: a version, its verdicts and its evaluation; its parts are left out."""
     return VersionRow(
         record=VERSION.record(row),
-        reason=row["reason"],
+        reason=_text(row["reason"]),
         figures=FIGURES.record(row),
         stale=row["stale"] or 0,
         refused=row["refused"] or 0,
-        metrics=read_json(row["metrics"] or "{}"),
+        metrics=read_mapping(row["metrics"] or "{}"),
     )

@@ -17,12 +17,15 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from coordinator.storage.compaction.blocks import node_names, unpack
+from federation.errors import DamagedStore
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Readable
 from federation.types import ModelVersion, UpdateId
 
 __all__ = [
     "SealedRow",
     "head_changes",
+    "identity_changes",
     "identity_is_sealed",
     "row_is_whole",
     "seal_block",
@@ -52,7 +55,9 @@ _PART = ("kind", "version", "payload_bytes", "payload_digest")
 _ROUND = ("round", "version", "fingerprints", "share")
 _BLOCK = ("block", "seq_first", "seq_last", "round_min", "round_max", "updates", "changed", "fates", "body")
 _RESTORED = ("epoch", "version", "first_round", "next_round")
-_IDENTITY = ("run", "epoch", "began_ms", "manifest")
+_IDENTITY = ("run", "epoch", "began_ms", "manifest", "task", "inputs", "masked_past")
+_IDENTITY_BEFORE = _IDENTITY[:4]
+"""What former releases have summed."""
 
 _HEAD, _ROUNDS, _ROUNDS_FROM, _SELF = "versions_seal", "rounds_seal", "rounds_sealed_from", "identity_seal"
 _BLOCKS = "compacted_seal"
@@ -123,7 +128,16 @@ def seal_round(database: Database, number: int) -> None:
 
 def seal_identity(database: Database) -> None:
     """Run, epoch or manifest have been written."""
-    _set(database, _SELF, _identity_sum(database))
+    _set(database, _SELF, _identity_sum(database, _IDENTITY))
+
+
+@contextmanager
+def identity_changes(database: Database) -> Iterator[None]:
+    """Something that a run says of itself is changed inside: the sum follows, unless it was wrong before."""
+    was_whole = identity_is_sealed(database) is not False
+    yield
+    if was_whole:
+        seal_identity(database)
 
 
 def seal_block(database: Database, block: Mapping[str, object]) -> bytes:
@@ -159,9 +173,11 @@ ON CONFLICT (version) DO UPDATE SET seal = excluded.seal
 
 
 def identity_is_sealed(database: Readable) -> bool | None:
-    """Whether run, epoch and manifest are what was written; None where no sum of them is kept."""
+    """Whether what a run says of itself is what was written; None where its writer knew no sums."""
     known = _meta(database, _SELF)
-    return None if known is None else known == _identity_sum(database)
+    if known is None:
+        return unsealed_is(database)
+    return any(known == _identity_sum(database, keys) for keys in (_IDENTITY, _IDENTITY_BEFORE))
 
 
 def sealed_updates(database: Readable) -> Iterator[SealedRow]:
@@ -272,7 +288,7 @@ def _is_whole(database: Readable, row: Mapping[str, object], compacted: bytes | 
 def _compacted_versions(database: Readable) -> Mapping[int, bytes]:
     """The sums of versions of which members have no row any more."""
     rows = database.execute("SELECT version, seal FROM compacted_versions WHERE seal IS NOT NULL")
-    return {row["version"]: bytes(row["seal"]) for row in rows}
+    return {row["version"]: blob(row["seal"]) for row in rows}
 
 
 def _without_members(database: Readable, row: Mapping[str, Any]) -> bytes:
@@ -283,10 +299,10 @@ def _without_members(database: Readable, row: Mapping[str, Any]) -> bytes:
     return _sum(row, (*_VERSION, "seal"), known + b"".join(_sum(part, _PART) for part in parts))
 
 
-def _identity_sum(database: Readable) -> bytes:
+def _identity_sum(database: Readable, keys: Iterable[str]) -> bytes:
     restores = database.execute("SELECT * FROM restores ORDER BY epoch")
     before = b"".join(_sum(row, _RESTORED) for row in restores)
-    return _sum({key: _meta(database, key) for key in _IDENTITY}, _IDENTITY, before)
+    return _sum({key: _meta(database, key) for key in keys}, keys, before)
 
 
 def _sum(row: Mapping[str, object], columns: Iterable[str], before: bytes = b"") -> bytes:
@@ -307,7 +323,9 @@ def _word(value: object) -> str:
 
 
 def _row_of(database: Readable, version: int) -> Mapping[str, object]:
-    row: Mapping[str, object] = database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
+    row: Mapping[str, object] | None = database.execute("SELECT * FROM versions WHERE version = ?", version).fetchone()
+    if row is None:
+        raise DamagedStore(f"version {version} is not in the store")
     return row
 
 

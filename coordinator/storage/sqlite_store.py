@@ -34,11 +34,13 @@ from coordinator.storage.files import (
     TRANSFERS,
     TransferFiles,
     blob_digest,
+    manifest_of,
     model_file,
     model_to_bytes,
     part_file,
     payload_file,
     reading,
+    undamaged,
 )
 from coordinator.storage.parts import StoreParts
 from coordinator.storage.read_only import StoreReader
@@ -50,14 +52,14 @@ from coordinator.storage.recovery import (
     read_recovered,
     repair,
 )
-from coordinator.storage.seals import head_changes, identity_is_sealed, seal_identity, seal_version
+from coordinator.storage.seals import head_changes, identity_changes, identity_is_sealed, seal_identity, seal_version
 from coordinator.storage.store import Commit
 from federation.errors import DamagedStore, LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import Folder, FolderLock
 from federation.storage.sqlite import storing
-from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
+from federation.types import ModelVersion, NodeId, RoundId, RunId, UpdateId
 from update_codec import Manifest
 
 __all__ = ["INLINE_BYTES_MAX", "SqlStore", "SqliteStore"]
@@ -86,9 +88,6 @@ class SqlStore(StoreReader):
         StorageError: The database is damaged, lost beside models, or cannot be written.
     """
 
-    run: RunId
-    epoch: Epoch
-
     def __init__(
         self, parts: StoreParts, *, audit_versions: int = 1, updates_kept: int = UPDATES_KEPT, run: RunId | None = None
     ) -> None:
@@ -97,7 +96,7 @@ class SqlStore(StoreReader):
         self._outdated: list[Callable[[], None]] = []
         self._database, self._blobs, self._transfers = parts.database, parts.blobs, parts.transfers
         self._lost, self._release = parts.lost, parts.release
-        with storing("state folder"):
+        with storing("state folder"), undamaged(parts.folder):
             self._open()
 
     @property
@@ -122,8 +121,8 @@ class SqlStore(StoreReader):
 
     def manifest(self) -> Manifest | None:
         """The model's manifest; None before `initialise`."""
-        row = self._database.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
-        return None if row is None else Manifest.from_bytes(row["value"])
+        said = self._said("manifest")
+        return None if said is None else manifest_of(said, self._folder)
 
     def initialise(self, manifest: Manifest, first: Commit) -> None:
         """Save the manifest and version 0."""
@@ -138,19 +137,19 @@ class SqlStore(StoreReader):
 
     def save_task(self, label: str) -> None:
         """Remember what the run trains."""
-        with self._database.transaction("task"):
+        with self._database.transaction("task"), identity_changes(self._database):
             self._database.insert("meta", {"key": "task", "value": label}, conflict="REPLACE")
 
     def save_inputs(self, description: str) -> None:
         """Remember what the run's inputs and targets mean."""
-        with self._database.transaction("inputs"):
+        with self._database.transaction("inputs"), identity_changes(self._database):
             self._database.insert("meta", {"key": "inputs", "value": description}, conflict="REPLACE")
 
     def recovered(self, *, recent: int) -> RecoveredState:
         """Where the last process left off."""
-        with storing("state"):
+        with storing("state"), undamaged(self._folder):
             found = read_recovered(self._database, self._transfers, (self.run, self.epoch), recent)
-        return replace(found, began_ms=self._began_ms)
+            return replace(found, began_ms=self._began_ms)
 
     def verdict(self, update: UpdateId) -> Verdict | None:
         """What is known of an update."""
@@ -367,8 +366,7 @@ class SqlStore(StoreReader):
 
     def _sweep(self) -> None:
         """Remove the files that no row names any more, such as those of a crash between file and transaction."""
-        kept = read_named(self._database)
-        for name in [name for name in self._blobs.names() if name not in kept]:
+        for name in sorted({*self._blobs.names()} - read_named(self._database)):
             self._blobs.delete(name)
 
 

@@ -6,7 +6,7 @@ from coordinator.records import Member, RoundRecord, TransferRecord, UpdateRecor
 from coordinator.storage import batches, releases, schema
 from coordinator.storage.claims import insert_claims
 from coordinator.storage.compaction.blocks import compacted_verdict
-from coordinator.storage.seals import seal_round, seal_update, update_sum
+from coordinator.storage.seals import identity_changes, seal_round, seal_update, update_sum
 from coordinator.storage.store import Commit
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ModelPart, ReceiptStatus
@@ -105,7 +105,9 @@ def expire_payloads(database: Database, version: int) -> None:
         " (SELECT update_id FROM payloads JOIN updates USING (update_id) WHERE version <= ?)",
         version,
     )
-    batches.expire_sums(database, version)
+    if ended := batches.ended_batches(database, version):
+        with identity_changes(database):
+            batches.expire_sums(database, version, ended)
 
 
 def insert_version(database: Database, commit: Commit, blob_digest: bytes) -> None:

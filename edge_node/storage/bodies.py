@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from edge_node.storage.state_folder import StateFolder
+from federation.errors import DamagedStore
 from federation.storage import sqlite
 from federation.storage.columns import Columns
 from federation.types import RunId
@@ -92,10 +93,10 @@ class Bodies:
         row = self._tables.execute("SELECT * FROM body WHERE run = ? AND name = ?", run, name).fetchone()
         if row is None:
             return None
-        kept = BODY.record(row)
         try:
+            kept = BODY.record(row)
             body = kept.inline if kept.file is None else self._folder.read(kept.file)
-        except OSError:
+        except (OSError, DamagedStore):
             return None
         return body if body is not None and _digest(body) == kept.digest else None
 

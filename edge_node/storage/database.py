@@ -16,13 +16,25 @@ from edge_node.storage.ledger import SPENT_TABLE, add_ledger, charge, read_ledge
 from edge_node.storage.model_file import is_model
 from edge_node.storage.state_folder import StateFolder
 from federation.documents import read_json
-from federation.errors import RemoteProtocolError, StorageError
+from federation.errors import DamagedStore, RemoteProtocolError, StorageError
+from federation.protocol.limits import INT32_MAX, INT64_MAX
 from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
 from federation.storage.columns import UNSIGNED, Columns, Kind
 from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
-from federation.types import NO_START, Epoch, ModelVersion, RoundId, RunId, SampledSteps, Start, StateId, UpdateId
+from federation.types import (
+    NO_START,
+    Epoch,
+    Incarnation,
+    ModelVersion,
+    RoundId,
+    RunId,
+    SampledSteps,
+    Start,
+    StateId,
+    UpdateId,
+)
 
 __all__ = [
     "APPLIED",
@@ -201,7 +213,7 @@ def read_outbox(rows: Iterable[Row]) -> Iterator[tuple[UpdateId, OutboxEntry | N
     for row in rows:
         try:
             entry = _ENTRY.record(row)
-        except RemoteProtocolError:
+        except (RemoteProtocolError, DamagedStore):
             yield row["update_id"], None
         else:
             yield row["update_id"], entry if isinstance(entry.offer, UpdateOffer) else None
@@ -224,6 +236,10 @@ class Database:
         folder: Where it is.
         draw: Gives a new store its identity.
 
+    Attributes:
+        incarnation: Which start of the store this is: 1 is the first.
+        state_id: Drawn when the store was made.
+
     Raises:
         StorageError: The database cannot be opened, is damaged, or of a newer layout.
     """
@@ -233,13 +249,28 @@ class Database:
         self._tables = sqlite.Database(
             folder.path / DATABASE, LAYOUT, remedy=remedy_of(folder.path), role="node", traces=traces(folder.path)
         )
-        incarnation = int(self.meta("incarnation") or 0) + 1
-        self.bodies = Bodies(folder, self._tables, incarnation)
+        incarnation = self._number("incarnation", INT32_MAX) + 1
+        with _reading():
+            self.bodies = Bodies(folder, self._tables, incarnation)
         with self.transaction(durable=True):
             self.set_meta("incarnation", incarnation)
             if self.meta("state_id") is None:
                 self.set_meta("state_id", str(draw()))
         self.bodies.sweep()
+        self.incarnation = Incarnation(incarnation)
+        self.state_id = StateId(self._number("state_id", INT64_MAX))
+
+    def _number(self, name: str, most: int) -> int:
+        """A number of `meta`; 0 where there is none."""
+        said = self.meta(name)
+        try:
+            number = int(said or 0)
+        except ValueError:
+            number = -1
+        if not 0 <= number <= most:
+            problem = f"the {name.replace('_', ' ')} of this state is {said!r:.40}"
+            raise DamagedStore(f"{problem}; {remedy_of(self._folder.path)}")
+        return number
 
     def query(self, statement: str, *values: object) -> list[Row]:
         """All rows of a query.

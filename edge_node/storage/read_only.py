@@ -24,6 +24,7 @@ from edge_node.storage.model_file import FORMER_MODEL, model_name, read_held
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
+from federation.storage.columns import DamagedRow
 from federation.storage.sqlite import Database, ReadOnlyDatabase, SqliteError
 from federation.storage.upgrade import StoreKind
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
@@ -76,12 +77,12 @@ def read_node(folder: Path, run: RunId | None = None) -> StoppedNode:
     with contextlib.closing(open_read_only(folder)) as database:
         try:
             return _read(database, folder, run)
-        except (SqliteError, ValueError, TypeError, KeyError) as error:
+        except (SqliteError, DamagedRow, ValueError, TypeError, KeyError) as error:
             raise StorageError(f"the store in {folder} cannot be read: {error}") from error
 
 
 def _read(database: ReadOnlyDatabase, folder: Path, wanted: RunId | None) -> StoppedNode:
-    known = [_checked(read_run(row)) for row in database.execute(NEWEST_FIRST)]
+    known = [read_run(row) for row in database.execute(NEWEST_FIRST)]
     chosen = next((row for row in known if row.run == wanted), known[0] if known else None)
     if chosen is None:
         return StoppedNode(folder=folder, run=None, outbox={}, damage=database.damage())
@@ -110,14 +111,6 @@ def _seen(database: ReadOnlyDatabase, row: RunRow) -> Seen | None:
     if row.seen is None or body is None:
         return row.seen
     return replace(row.seen, applied=ModelVersion(int.from_bytes(body["inline"])))
-
-
-def _checked(row: RunRow) -> RunRow:
-    """SQLite keeps text in a column of numbers, where somebody has written it there."""
-    numbers = (row.heard, row.last_round, row.residual_version, row.epoch, row.began_ms, row.round, row.version)
-    if not all(number is None or isinstance(number, int) for number in numbers):
-        raise ValueError("a run's number is none")
-    return row
 
 
 def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from edge_node.records import NO_CHANGE, OutboxEntry, RecoveredNode, RecoveredRun, Residual, Seen, StateChange
-from edge_node.storage.database import APPLIED, Database, RunRow, frame_name, read_outbox
+from edge_node.storage.database import APPLIED, Database, RunRow, frame_name, read_outbox, remedy_of
 from edge_node.storage.model_file import FORMER_MODEL, is_model, model_name, pack_model, read_held, read_model
 from edge_node.storage.state_folder import StateFolder
 from edge_node.storage.store import HeldModel
 from edge_node.storage.task_state import added, pack_arrays, unpack_arrays
-from federation.errors import LocalProtocolError, RemoteProtocolError, StorageError
+from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.limits import INT64_MAX
 from federation.protocol.messages import Proof
 from federation.protocol.wire import decode_message, encode_message
+from federation.storage.columns import DamagedRow
 from federation.task import Parameters
 from federation.types import Incarnation, ModelVersion, RoundId, RunId, SampledSteps, StateId, UpdateId
 
@@ -72,12 +73,13 @@ class SqliteNodeStore:
         self._folder, self._wall = StateFolder(path), wall
         try:
             self._db = Database(self._folder, draw)
-            self._incarnation = Incarnation(int(self._db.meta("incarnation")))
-            self._state_id = StateId(int(self._db.meta("state_id")))
             self._heard: dict[RunId, Seen] = {}
             known = self._db.runs()
             self._sweep_models([row.run for row in known])
             self._now = self._load(known[0].run if known else _NO_RUN)
+        except DamagedRow as error:
+            self._folder.close()
+            raise DamagedStore(f"the store in {path} cannot be read: {error}; {remedy_of(path)}") from error
         except StorageError:
             self._folder.close()
             raise
@@ -85,12 +87,12 @@ class SqliteNodeStore:
     @property
     def incarnation(self) -> Incarnation:
         """Boot number: 1 at the first start on this state, one more at each."""
-        return self._incarnation
+        return self._db.incarnation
 
     @property
     def state_id(self) -> StateId:
         """Drawn when this state was made: a folder that was lost and made again has another."""
-        return self._state_id
+        return self._db.state_id
 
     def recovered(self) -> RecoveredNode:
         """Where the last process left off."""

@@ -18,12 +18,28 @@ from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from federation.documents import read_json
+from federation.documents import read_mapping
+from federation.errors import DamagedStore
 from federation.storage.sql import Row
 
-__all__ = ["UNSIGNED", "Columns", "Kind"]
+__all__ = ["UNSIGNED", "Columns", "DamagedRow", "Kind", "blob"]
 
 Record = TypeVar("Record")
+
+
+class DamagedRow(DamagedStore):
+    """A column of a row holds what its type has not."""
+
+
+def blob(value: object) -> bytes:
+    """What a column of bytes holds.
+
+    Raises:
+        DamagedRow: It is something else; of a number `bytes` would make so many zeros.
+    """
+    if not isinstance(value, bytes):
+        raise DamagedRow(f"a row is damaged: {value!r:.{_SHOWN}} is where bytes should be")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +66,13 @@ _KINDS: Mapping[type, Kind] = {
     float: Kind("REAL", float),
     str: Kind("TEXT"),
     bytes: Kind("BLOB"),
-    Mapping: Kind("TEXT", lambda value: json.dumps(dict(value)), read_json),
+    Mapping: Kind("TEXT", lambda value: json.dumps(dict(value)), read_mapping),
 }
+
+_TYPES: Mapping[str, tuple[type, ...]] = {"INTEGER": (int,), "REAL": (float, int), "TEXT": (str,), "BLOB": (bytes,)}
+"""What a column gives: SQLite keeps whatever is written, as text in a column of numbers."""
+
+_SHOWN = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +109,10 @@ class Columns(Generic[Record]):
             if one.name not in without
         )
         self.names = ", ".join(column.name for column in self._columns)
-        self._plain = tuple((column.field, column.name) for column in self._columns)
+        self._plain = tuple(
+            (one.field, one.name, (*_TYPES[one.kind.sql], *((NoneType,) if one.nullable else ())))
+            for one in self._columns
+        )
         self._read = tuple((one.field, one.kind.read) for one in self._columns if one.kind.read is not None)
 
     def definitions(self, **given: str) -> str:
@@ -104,11 +128,22 @@ class Columns(Generic[Record]):
         return made
 
     def record(self, row: Row, **more: object) -> Record:
-        """The record of a row; ``more`` are the fields that are no columns."""
-        made: dict[str, Any] = {field: row[name] for field, name in self._plain}
+        """The record of a row; ``more`` are the fields that are no columns.
+
+        Raises:
+            DamagedRow: A column holds what its type has not.
+        """
+        made: dict[str, Any] = {}
+        for field, name, types in self._plain:
+            made[field] = value = row[name]
+            if type(value) not in types:
+                raise DamagedRow(f"a row is damaged: its {name} is {value!r:.{_SHOWN}}")
         for field, read in self._read:
             if made[field] is not None:
-                made[field] = read(made[field])
+                try:
+                    made[field] = read(made[field])
+                except (ValueError, TypeError) as error:
+                    raise DamagedRow(f"a row is damaged: its {field} is {made[field]!r:.{_SHOWN}}") from error
         return self._record(**made, **more)
 
 

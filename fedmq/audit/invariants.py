@@ -175,7 +175,7 @@ def _unsealed(evidence: Evidence) -> Iterator[str]:
     if changed:
         yield f"version {some(changed)}: row, members or weights are not what was written"
     if store.identity_is_sealed() is False:
-        yield "run, epoch or manifest are not what was written"
+        yield "run, epoch or manifest, task or inputs are not what was written"
     if store.sealed_rounds().whole is False:
         yield f"the rounds since {store.sealed_rounds().key} are not what was written"
     manifest = store.manifest().digest

@@ -25,6 +25,7 @@ from federation.protocol.claims import claims_in
 from federation.protocol.messages import ReceiptStatus, RoundAnnouncement
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.failpoint import failpoint
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Row
 from federation.storage.sqlite import storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -133,7 +134,7 @@ class SiteStore(SqliteStore):
         if row is None:
             return None
         try:
-            announcement = decode_message(bytes(row["announcement"]))
+            announcement = decode_message(blob(row["announcement"]))
         except RemoteProtocolError as error:
             raise DamagedStore(f"the order from above is damaged: {error}") from error
         if not isinstance(announcement, RoundAnnouncement):
@@ -307,7 +308,7 @@ def _row(made: SiteSum) -> dict[str, object]:
 
 
 def _sum_of(row: Row) -> SiteSum:
-    frame = bytes(row["frame"])
+    frame = blob(row["frame"])
     if payload_digest(frame) != row["digest"]:
         raise DamagedStore(f"the sum {row['update_id']} is damaged")
     members = tuple(

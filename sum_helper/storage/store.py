@@ -17,7 +17,7 @@ from federation.privacy.boxes import Kem, KeyPair
 from federation.privacy.releases import NOBODY_YET, Taking
 from federation.privacy.seeds import HeldSeeds
 from federation.protocol.sum_messages import SumRequest
-from federation.storage.columns import UNSIGNED, Columns, Kind
+from federation.storage.columns import UNSIGNED, Columns, Kind, blob
 from federation.storage.folder import FolderLock
 from federation.storage.sql import Readable
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
@@ -245,14 +245,14 @@ class HelperStore:
         answers = self._database.execute("SELECT class, payload IS NULL FROM answers WHERE batch = ?", batch).fetchall()
         there = frozenset(int(number) for number, lost in answers if not lost)
         gone = frozenset(int(number) for number, lost in answers if lost)
-        return AnsweredBatch(batch=batch, members=bytes(row[0]), classes=there, gone=gone)
+        return AnsweredBatch(batch=batch, members=blob(row[0]), classes=there, gone=gone)
 
     def answer(self, batch: Digest, number: int) -> bytes | None:
         """The sum of one class, as it was given first."""
         row = self._database.execute(
             "SELECT payload FROM answers WHERE batch = ? AND class = ?", batch, number
         ).fetchone()
-        return None if row is None or row[0] is None else bytes(row[0])
+        return None if row is None or row[0] is None else blob(row[0])
 
     def seeds(self, tickets: Sequence[Digest], number: int) -> tuple[tuple[UpdateId, bytes], ...]:
         """Each member's name and its seed of one class."""
@@ -262,7 +262,7 @@ class HelperStore:
                 "SELECT update_id, seed FROM seeds JOIN updates USING (ticket) WHERE seeds.ticket = ? AND class = ?"
             )
             row = self._database.execute(statement, ticket, number).fetchone()
-            found.append((UpdateId(row[0]), bytes(row[1])))
+            found.append((UpdateId(row[0]), blob(row[1])))
         return tuple(found)
 
     def save_sums(self, request: SumRequest, sums: Mapping[int, bytes], charge: Charge) -> None:
@@ -335,7 +335,7 @@ class HelperStore:
                 self._database.insert("identity", _IDENTITY.row(made) | {"secret": secret})
                 return made, secret
             self._database.execute("UPDATE identity SET incarnation = incarnation + 1")
-            found, secret = _IDENTITY.record(row), bytes(row["secret"])
+            found, secret = _IDENTITY.record(row), blob(row["secret"])
         return Identity(state_id=found.state_id, incarnation=Incarnation(found.incarnation + 1)), secret
 
 

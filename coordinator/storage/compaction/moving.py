@@ -10,6 +10,7 @@ from typing import Any
 from coordinator.storage.compaction.blocks import BLOCK_UPDATES_MAX, Entry, Fate, compacted_until, pack
 from coordinator.storage.seals import row_is_whole, seal_block, seal_compacted, seal_of_compacted, unsealed_is
 from federation.protocol.claims import number_of
+from federation.storage.columns import blob
 from federation.storage.sql import Database, Row
 
 __all__ = ["UPDATES_KEPT", "compact"]
@@ -79,7 +80,7 @@ def _move(database: Database, rows: Sequence[Row], span: tuple[int, int]) -> Non
     block = _write_block(database, rows, numbers, span)
     places = {row["seq"]: place for place, row in enumerate(rows)}
     claims = database.execute(_CLAIMS, span[1]).fetchall()
-    moved = [{"claim": number_of(bytes(row["claim"])), "block": block, "place": places[row["seq"]]} for row in claims]
+    moved = [{"claim": number_of(blob(row["claim"])), "block": block, "place": places[row["seq"]]} for row in claims]
     database.insert("compacted_claims", *moved, conflict="IGNORE")
     for table in ("claims", "payloads", "seeds"):
         of_these = "(SELECT update_id FROM updates WHERE seq <= ?)"

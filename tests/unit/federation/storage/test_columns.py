@@ -8,7 +8,7 @@ from typing import NewType
 
 import pytest
 
-from federation.storage.columns import UNSIGNED, Columns
+from federation.storage.columns import UNSIGNED, Columns, DamagedRow
 from federation.storage.sqlite import Connection, Row
 
 Name = NewType("Name", str)
@@ -88,6 +88,30 @@ def test_a_record_comes_back_as_it_was(database: Connection, thing: Thing) -> No
     again = THING.record(database.execute("SELECT * FROM things").fetchone())
     assert again == thing
     assert [type(getattr(again, name)) for name in ("sound", "colour", "share")] == [bool, Colour, int]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("name", b"\xff"),
+        ("how_many", "many"),
+        ("how_many", 0.5),
+        ("share", "x7"),
+        ("weight", "heavy"),
+        ("sound", b"\x01"),
+        ("body", "text"),
+        ("colour", "blue"),
+        ("metrics", "[1]"),
+        ("metrics", "{"),
+        ("told", 5.0),
+    ],
+)
+def test_a_value_that_its_column_has_not_is_damage(database: Connection, column: str, value: object) -> None:
+    """SQLite keeps text in a column of numbers: a bit that has turned is no number of ours, and no traceback."""
+    database.execute(INSERT, tuple(THING.row(Thing(name=Alias(Name("x")))).values()))
+    database.execute(f"UPDATE things SET {column} = ?", (value,))  # noqa: S608 - a name of the test's
+    with pytest.raises(DamagedRow, match="a row is damaged: its"):
+        THING.record(database.execute("SELECT * FROM things").fetchone())
 
 
 def test_what_is_no_column_is_given(database: Connection) -> None:

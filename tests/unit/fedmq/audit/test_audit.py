@@ -41,6 +41,8 @@ def state(tmp_path: Path) -> Path:
     folder = tmp_path / "coordinator"
     store = SqliteStore(folder)
     initialised(store)
+    store.save_task("digits")
+    store.save_inputs("{}")
     for number in range(3):
         nodes = (NodeId("a"), NodeId("b"))
         store.save_round(RoundRecord(round=RoundId(number), version=ModelVersion(number), nodes=nodes, cohort=EVERYONE))
@@ -307,6 +309,21 @@ DAMAGES = {
     "an epoch that went back": ("UPDATE meta SET value = 0 WHERE key = 'epoch'", "I3", "run, epoch or manifest"),
     "another run": ("UPDATE meta SET value = 'ff' WHERE key = 'run'", "I3", "run, epoch or manifest"),
     "an epoch that is gone": ("DELETE FROM meta WHERE key = 'epoch'", "I3", "run, epoch or manifest"),
+    "another task": ("UPDATE meta SET value = 'x' WHERE key = 'task'", "I3", "run, epoch or manifest, task"),
+    "a task that is gone": ("DELETE FROM meta WHERE key = 'task'", "I3", "run, epoch or manifest, task"),
+    "other inputs": ("UPDATE meta SET value = 'x' WHERE key = 'inputs'", "I3", "run, epoch or manifest, task"),
+    "masked versions that never were": (
+        "UPDATE meta SET value = replace(value, '\"versions\": 0', '\"versions\": 9') WHERE key = 'masked_past'",
+        "I3",
+        "run, epoch or manifest, task",
+    ),
+    "the sum of the identity that is gone": (
+        "DELETE FROM meta WHERE key = 'identity_seal'",
+        "I3",
+        "run, epoch or manifest, task",
+    ),
+    "a number that is text": ("UPDATE versions SET accepted = 'two' WHERE version = 1", "I3", "accepted is 'two'"),
+    "text that is a number": ("UPDATE versions SET reason = x'ff' WHERE version = 1", "I3", "cannot be read"),
     "a manifest of zeros": ("UPDATE meta SET value = zeroblob(9) WHERE key = 'manifest'", "I9", "manifest"),
     "a round that is gone": ("DELETE FROM rounds WHERE round = 2", "I3", "the rounds since 0"),
     "another cohort": ("UPDATE rounds SET fingerprints = x'00' WHERE round = 1", "I3", "the rounds since 0"),
