@@ -22,7 +22,7 @@ from federation.documents import read_mapping
 from federation.errors import DamagedStore
 from federation.storage.sql import Row
 
-__all__ = ["UNSIGNED", "Columns", "DamagedRow", "Kind", "blob"]
+__all__ = ["UNSIGNED", "Columns", "DamagedRow", "Kind", "blob", "real", "whole"]
 
 Record = TypeVar("Record")
 
@@ -40,6 +40,26 @@ def blob(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise DamagedRow(f"a row is damaged: {value!r:.{_SHOWN}} is where bytes should be")
     return value
+
+
+def whole(value: object) -> int:
+    """What a column of whole numbers holds.
+
+    Raises:
+        DamagedRow: It is something else.
+    """
+    if type(value) is not int:
+        raise DamagedRow(f"a row is damaged: {value!r:.{_SHOWN}} is where a whole number should be")
+    return value
+
+
+def real(value: object) -> float:
+    """What a column of numbers holds.
+
+    Raises:
+        DamagedRow: It is something else.
+    """
+    return value if isinstance(value, float) else float(whole(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from federation.errors import StorageError, StoreGone
+from federation.errors import DamagedStore, StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import access_remedy, file_place, has_content, is_full, lost, remedy_for, sync_bytes
 
@@ -76,9 +76,12 @@ class Layout:
         """The layout that is there.
 
         Raises:
-            StorageError: A newer release has made it.
+            StorageError: A newer release has made it, or its number is damaged.
         """
-        found = self.read(connection)
+        try:
+            found = self.read(connection)
+        except (ValueError, TypeError) as error:
+            raise DamagedStore(f"{path} is damaged: the number of its layout is none") from error
         if found > self.number:
             raise StorageError(
                 f"{path} has layout {found}, and this release knows those up to {self.number}: "

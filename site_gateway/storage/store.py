@@ -14,18 +14,18 @@ from coordinator.storage import schema, statements
 from coordinator.storage.claims import forget
 from coordinator.storage.compaction.moving import UPDATES_KEPT
 from coordinator.storage.evaluations import read_results
-from coordinator.storage.files import payload_file
+from coordinator.storage.files import payload_file, undamaged
 from coordinator.storage.recovery import read_next_round
 from coordinator.storage.seals import seal_identity
 from coordinator.storage.sqlite_store import SqliteStore
-from federation.documents import read_json
+from federation.documents import read_json, read_mapping
 from federation.errors import DamagedStore, LocalProtocolError, RemoteProtocolError, StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.claims import claims_in
 from federation.protocol.messages import ReceiptStatus, RoundAnnouncement
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.failpoint import failpoint
-from federation.storage.columns import blob
+from federation.storage.columns import blob, real, whole
 from federation.storage.sql import Database, Row
 from federation.storage.sqlite import storing
 from federation.types import Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
@@ -115,7 +115,7 @@ class SiteStore(SqliteStore):
         known = {field.name: getattr(found, field.name) for field in fields(RecoveredState)}
         with storing("versions"):
             told = self._database.execute(_NEWEST).fetchone()[0]
-        known["newest"] = ModelVersion(max(found.newest or 0, told))
+        known["newest"] = ModelVersion(max(found.newest or 0, whole(told)))
         with storing("lifts"):
             lifts = self._database.execute("SELECT value FROM meta WHERE key = ?", _LIFTS).fetchone()
         return RecoveredSite(
@@ -123,7 +123,7 @@ class SiteStore(SqliteStore):
             gateway=self._gateway,
             order=self.order(),
             frozen=self.frozen(),
-            lifts=0 if lifts is None else int(lifts["value"]),
+            lifts=0 if lifts is None else whole(lifts["value"]),
         )
 
     def order(self) -> Order | None:
@@ -145,7 +145,8 @@ class SiteStore(SqliteStore):
         """Sums without a verdict, oldest first."""
         with storing("sums"):
             rows = self._database.execute("SELECT * FROM gateway_sums ORDER BY round").fetchall()
-        return tuple(map(_sum_of, rows))
+        with undamaged(self.folder):
+            return tuple(map(_sum_of, rows))
 
     def results(self, version: ModelVersion) -> tuple[NodeResult, ...]:
         """What the site's nodes have found at a version."""
@@ -280,7 +281,7 @@ def _upgrade(database: Database) -> None:
         StorageError: A newer release has made them, or they cannot be written.
     """
     row = database.execute("SELECT value FROM meta WHERE key = ?", _KEY).fetchone()
-    found = 0 if row is None else int(row["value"])
+    found = 0 if row is None else whole(row["value"])
     if found > LAYOUT:
         raise StorageError(
             f"a newer release has made this gateway's tables (layout {found}, not {LAYOUT}): take that one"
@@ -317,12 +318,12 @@ def _sum_of(row: Row) -> SiteSum:
     )
     return SiteSum(
         update=UpdateId(row["update_id"]),
-        round=RoundId(row["round"]),
-        base_version=ModelVersion(row["base_version"]),
+        round=RoundId(whole(row["round"])),
+        base_version=ModelVersion(whole(row["base_version"])),
         members=members,
-        num_examples=int(row["num_examples"]),
-        train_s=float(row["train_s"]),
-        metrics=read_json(row["metrics"]),
+        num_examples=whole(row["num_examples"]),
+        train_s=real(row["train_s"]),
+        metrics=read_mapping(row["metrics"]),
         reason=str(row["reason"]),
         frame=frame,
     )

@@ -4,7 +4,8 @@ from typing import Final
 
 from federation.errors import StorageError
 from federation.privacy.releases import Taking
-from federation.storage.sql import Readable
+from federation.storage.columns import real, whole
+from federation.storage.sql import Readable, Row
 from federation.storage.sqlite import Connection, Database
 from federation.types import NodeId, RunId
 from sum_helper.records import Charge, Released
@@ -38,7 +39,7 @@ def add_noised_tables(connection: Connection) -> None:
 def read_taking(database: Readable, run: RunId, node: NodeId) -> Taking | None:
     """A node's part in the noised sums of a run; None where it was in none."""
     row = database.execute("SELECT * FROM takings WHERE run = ? AND node = ?", run, node).fetchone()
-    return None if row is None else Taking(releases=row["releases"], last=row["last"], spent=row["spent"])
+    return None if row is None else _taking(row)
 
 
 def read_takings(database: Readable, run: RunId) -> dict[NodeId, Taking]:
@@ -46,13 +47,17 @@ def read_takings(database: Readable, run: RunId) -> dict[NodeId, Taking]:
     if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'takings'").fetchone() is None:
         return {}
     rows = database.execute("SELECT * FROM takings WHERE run = ? ORDER BY node", run).fetchall()
-    return {NodeId(row["node"]): Taking(releases=row["releases"], last=row["last"], spent=row["spent"]) for row in rows}
+    return {NodeId(row["node"]): _taking(row) for row in rows}
 
 
 def read_released(database: Readable, run: RunId) -> Released:
     """The noised sums of a run."""
     row = database.execute("SELECT * FROM noised WHERE run = ?", run).fetchone()
-    return Released() if row is None else Released(releases=row["releases"], plan=row["plan"])
+    return Released() if row is None else Released(releases=whole(row["releases"]), plan=str(row["plan"]))
+
+
+def _taking(row: Row) -> Taking:
+    return Taking(releases=whole(row["releases"]), last=whole(row["last"]), spent=real(row["spent"]))
 
 
 def pay(database: Database, run: RunId, charge: Charge) -> None:

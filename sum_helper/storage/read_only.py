@@ -1,11 +1,12 @@
 """The store of a helper that has stopped, whole: what it has revealed, of whom, and what it still could."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.privacy.releases import Taking
+from federation.storage.columns import blob, whole
 from federation.storage.sql import Readable
 from federation.types import DIGEST_BYTES, Digest, ModelVersion, NodeId, RunId, UpdateId
 from sum_helper.storage.noised import read_takings
@@ -91,14 +92,14 @@ def read_helper(folder: Path, run: RunId | None) -> StoppedHelper:
 def _updates(database: Readable, run: RunId | None) -> dict[Digest, SeenUpdate]:
     left: dict[bytes, set[int]] = {}
     for ticket, number in database.execute("SELECT ticket, class FROM seeds").fetchall():
-        left.setdefault(bytes(ticket), set()).add(int(number))
+        left.setdefault(blob(ticket), set()).add(whole(number))
     rows = database.execute("SELECT ticket, update_id, node, batch FROM updates WHERE run = ? OR ? IS NULL", run, run)
     return {
-        Digest(bytes(ticket)): SeenUpdate(
+        Digest(blob(ticket)): SeenUpdate(
             update=UpdateId(update),
             node=NodeId(node),
-            batch=None if batch is None else Digest(bytes(batch)),
-            classes=frozenset(left.get(bytes(ticket), ())),
+            batch=None if batch is None else Digest(blob(batch)),
+            classes=frozenset(left.get(blob(ticket), ())),
         )
         for ticket, update, node, batch in rows.fetchall()
     }
@@ -107,16 +108,18 @@ def _updates(database: Readable, run: RunId | None) -> dict[Digest, SeenUpdate]:
 def _sums(database: Readable, run: RunId | None) -> tuple[RevealedSum, ...]:
     answers: dict[bytes, dict[int, bytes | None]] = {}
     for batch, number, payload in database.execute("SELECT batch, class, payload FROM answers").fetchall():
-        answers.setdefault(bytes(batch), {})[int(number)] = None if payload is None else bytes(payload)
+        answers.setdefault(blob(batch), {})[whole(number)] = None if payload is None else blob(payload)
     query = "SELECT batch, version, members FROM batches WHERE run = ? OR ? IS NULL ORDER BY number"
     return tuple(
         RevealedSum(
-            batch=Digest(bytes(batch)),
-            version=ModelVersion(version),
-            members=tuple(
-                Digest(bytes(members[start : start + DIGEST_BYTES])) for start in range(0, len(members), DIGEST_BYTES)
-            ),
-            answers=answers.get(bytes(batch), {}),
+            batch=Digest(blob(batch)),
+            version=ModelVersion(whole(version)),
+            members=tuple(_digests(blob(members))),
+            answers=answers.get(blob(batch), {}),
         )
         for batch, version, members in database.execute(query, run, run).fetchall()
     )
+
+
+def _digests(packed: bytes) -> Iterator[Digest]:
+    return (Digest(packed[start : start + DIGEST_BYTES]) for start in range(0, len(packed), DIGEST_BYTES))

@@ -17,7 +17,7 @@ from federation.privacy.boxes import Kem, KeyPair
 from federation.privacy.releases import NOBODY_YET, Taking
 from federation.privacy.seeds import HeldSeeds
 from federation.protocol.sum_messages import SumRequest
-from federation.storage.columns import UNSIGNED, Columns, Kind, blob
+from federation.storage.columns import UNSIGNED, Columns, DamagedRow, Kind, blob, real, whole
 from federation.storage.folder import FolderLock
 from federation.storage.sql import Readable
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
@@ -179,17 +179,17 @@ class HelperStore:
         row = self._database.execute(
             "SELECT ticket FROM updates WHERE run = ? AND update_id = ?", run, update
         ).fetchone()
-        return None if row is None else Digest(row[0])
+        return None if row is None else Digest(blob(row[0]))
 
     def base_digest(self, run: RunId, version: ModelVersion) -> Digest | None:
         """The digest under which a base version was first heard of."""
         row = self._database.execute("SELECT digest FROM bases WHERE run = ? AND version = ?", run, version).fetchone()
-        return None if row is None else Digest(row[0])
+        return None if row is None else Digest(blob(row[0]))
 
     def newest_version(self, run: RunId) -> int:
         """The newest version for which a sum was revealed; 0 where there is none."""
         row = self._database.execute("SELECT MAX(version) FROM batches WHERE run = ?", run).fetchone()
-        return int(row[0] or 0)
+        return whole(row[0] or 0)
 
     def held_count(self) -> int:
         """Updates whose seeds are held."""
@@ -222,9 +222,9 @@ class HelperStore:
             paid = self._database.execute("SELECT spent FROM ledger WHERE node = ?", update.node).fetchone()
             found[ticket] = Member(
                 held=update,
-                batch=None if row["batch"] is None else Digest(row["batch"]),
-                classes=frozenset(int(one[0]) for one in there),
-                spent=0.0 if paid is None else float(paid[0]),
+                batch=None if row["batch"] is None else Digest(blob(row["batch"])),
+                classes=frozenset(whole(one[0]) for one in there),
+                spent=0.0 if paid is None else real(paid[0]),
                 taking=NOBODY_YET if taking is None else taking,
             )
         return found
@@ -243,8 +243,8 @@ class HelperStore:
         if row is None:
             return None
         answers = self._database.execute("SELECT class, payload IS NULL FROM answers WHERE batch = ?", batch).fetchall()
-        there = frozenset(int(number) for number, lost in answers if not lost)
-        gone = frozenset(int(number) for number, lost in answers if lost)
+        there = frozenset(whole(number) for number, lost in answers if not lost)
+        gone = frozenset(whole(number) for number, lost in answers if lost)
         return AnsweredBatch(batch=batch, members=blob(row[0]), classes=there, gone=gone)
 
     def answer(self, batch: Digest, number: int) -> bytes | None:
@@ -262,6 +262,8 @@ class HelperStore:
                 "SELECT update_id, seed FROM seeds JOIN updates USING (ticket) WHERE seeds.ticket = ? AND class = ?"
             )
             row = self._database.execute(statement, ticket, number).fetchone()
+            if row is None:
+                raise DamagedRow(f"the seed of class {number} of an update that is held is gone")
             found.append((UpdateId(row[0]), blob(row[1])))
         return tuple(found)
 
@@ -315,7 +317,7 @@ class HelperStore:
             given_up = self._database.execute("DELETE FROM updates WHERE batch IS NULL AND held_s < ?", before).rowcount
             for run, newest in runs:
                 for statement in _FORGET:
-                    self._database.execute(statement, run, int(newest) - versions_back)
+                    self._database.execute(statement, run, whole(newest) - versions_back)
             self._database.execute(_FORGET_SEEDS, before)
             self._database.execute("DELETE FROM answers WHERE batch NOT IN (SELECT batch FROM batches)")
             self._database.execute(_FORGET_KEYS, before)
@@ -365,12 +367,19 @@ def read_totals(database: Readable) -> Totals:
 def read_ledger(database: Readable) -> dict[NodeId, tuple[int, float]]:
     """By node: in how many revealed sums it was, and the sum of 1 / z^2 over those with noise."""
     rows = database.execute("SELECT node, releases, spent FROM ledger ORDER BY node").fetchall()
-    return {NodeId(node): (int(releases), float(spent)) for node, releases, spent in rows}
+    return {NodeId(node): (whole(releases), real(spent)) for node, releases, spent in rows}
 
 
 def _keys(database: Readable) -> list[tuple[KeyPair, float]]:
     rows = database.execute("SELECT kem, private, made_s FROM keys ORDER BY number DESC").fetchall()
-    return [(KeyPair(kem=Kem(kem), private=bytes(private)), float(made_s)) for kem, private, made_s in rows]
+    return [(_pair(kem, private), real(made_s)) for kem, private, made_s in rows]
+
+
+def _pair(kem: object, private: object) -> KeyPair:
+    try:
+        return KeyPair(kem=Kem(whole(kem)), private=blob(private))
+    except ValueError as error:
+        raise DamagedRow(f"a key is damaged: {error}") from error
 
 
 def _count(database: Readable, statement: str) -> int:

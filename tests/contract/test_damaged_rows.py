@@ -19,7 +19,15 @@ from edge_node.storage.database import DATABASE as NODE_DATABASE
 from edge_node.storage.read_only import read_node
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import FederationError
+from federation.protocol.sum_messages import SumOffer
+from federation.types import Digest, ModelVersion, UpdateId
+from site_gateway.storage.store import SiteStore
+from sum_helper.storage.read_only import read_helper
+from sum_helper.storage.store import DATABASE as HELPER_DATABASE
+from sum_helper.storage.store import HelperStore, open_read_only, read_totals
 from tests.contract.test_store_layouts import former
+from tests.rigs import gateway_rig, helper_rig
+from tests.rigs.helper_rig import HelperRig, fleet, request, terms
 
 VALUES = ("text", b"\xff", 2**63 - 1)
 
@@ -75,23 +83,80 @@ def _set(statement: str, values: tuple[object, ...], database: sqlite3.Connectio
         database.execute(statement, values)
 
 
+def _former(name: str, folder: Path) -> Path:
+    return former(name, folder / "state")
+
+
+def _helper(folder: Path) -> Path:
+    """A helper's store that holds seeds, and has answered a batch."""
+    nodes = fleet(7)
+    rig = HelperRig(folder, nodes)
+    updates = [node.update(1, terms(), [rig.public]) for node in nodes]
+    rig.hold(*updates)
+    assert isinstance(rig.ask(request(updates[:6], terms())), SumOffer)
+    rig.close()
+    return folder / "state"
+
+
+def _open_helper(folder: Path) -> None:
+    with closing(HelperStore(folder)) as store, closing(open_read_only(folder)) as database:
+        tickets = [Digest(row["ticket"]) for row in database.execute("SELECT ticket FROM updates").fetchall()]
+        store.members(tickets)
+        batches = [Digest(row["batch"]) for row in database.execute("SELECT batch FROM batches").fetchall()]
+        for batch in batches:
+            store.batch(batch)
+            store.answer(batch, 0)
+        held = database.execute("SELECT ticket FROM updates WHERE batch IS NULL").fetchall()
+        store.seeds([Digest(row["ticket"]) for row in held], 0)
+        store.keys()
+        store.key_age_s()
+        store.held_count()
+        store.newest_version(helper_rig.RUN)
+        store.sweep(keep_s=1e9, versions_back=4)
+
+
+def _read_helper(folder: Path) -> None:
+    with suppress(FederationError):
+        read_helper(folder, None)
+    with closing(open_read_only(folder)) as database:
+        read_totals(database)
+
+
+def _site(folder: Path) -> Path:
+    """A gateway's store with a sum that is frozen, and no verdict yet."""
+    rig = gateway_rig.Rig(folder)
+    rig.above.announce()
+    rig.until_offered(UpdateId(f"0-{gateway_rig.GATEWAY}"))
+    rig.die()
+    return folder / "site"
+
+
+def _open_site(folder: Path) -> None:
+    with closing(SiteStore(folder, gateway=gateway_rig.GATEWAY, run=gateway_rig.RUN)) as store:
+        store.recovered_site(recent=2)
+        store.results(ModelVersion(0))
+
+
 @pytest.mark.parametrize(
-    ("name", "database", "uses"),
+    ("made", "database", "uses"),
     [
-        ("coordinator_killed/state", DATABASE, (_read_coordinator, _open_coordinator)),
-        ("node/state", NODE_DATABASE, (_read_one, _open_node)),
+        (partial(_former, "coordinator_killed/state"), DATABASE, (_read_coordinator, _open_coordinator)),
+        (partial(_former, "node/state"), NODE_DATABASE, (_read_one, _open_node)),
+        (_helper, HELPER_DATABASE, (_read_helper, _open_helper)),
+        (_site, DATABASE, (_read_coordinator, _open_site)),
     ],
+    ids=["coordinator", "node", "helper", "gateway"],
 )
 def test_no_damaged_column_is_a_traceback(
-    name: str, database: str, uses: tuple[Callable[[Path], None], ...], tmp_path: Path
+    made: Callable[[Path], Path], database: str, uses: tuple[Callable[[Path], None], ...], tmp_path: Path
 ) -> None:
-    folder = former(name, tmp_path / "state")
+    folder = made(tmp_path)
     uses[-1](folder)  # it gets the layout of this release
     with closing(sqlite3.connect(folder / database)) as connection:
         damages = list(_damages(connection))
     assert len(damages) > 100
     for number, damage in enumerate(damages):
-        damaged = tmp_path / str(number)
+        damaged = tmp_path / f"damaged-{number}"
         shutil.copytree(folder, damaged)
         with closing(sqlite3.connect(damaged / database)) as connection, suppress(sqlite3.IntegrityError):
             damage(connection)
