@@ -1,6 +1,6 @@
 """Named bytes of a run: small ones in the database, a large one in a file of its own beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -8,9 +8,10 @@ from edge_node.storage.state_folder import StateFolder
 from federation.errors import DamagedStore
 from federation.storage import sqlite
 from federation.storage.columns import Columns
+from federation.storage.sql import Row
 from federation.types import RunId
 
-__all__ = ["BODY", "LARGE_BYTES", "SUFFIX", "Bodies", "placed"]
+__all__ = ["BODY", "LARGE_BYTES", "SUFFIX", "Bodies", "is_whole", "placed"]
 
 LARGE_BYTES = 1 << 20
 """A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
@@ -30,6 +31,23 @@ class _Body:
 
 BODY = Columns(_Body)
 """The columns of the table ``body``; run and name are its key."""
+
+
+def is_whole(row: Row, read: Callable[[str], bytes]) -> bool | None:
+    """Whether a row's body is what was written; None where its file is gone, as a power cut may have it.
+
+    Args:
+        row: Of the table ``body``.
+        read: Gives the content of a file, or raises `OSError`.
+    """
+    try:
+        kept = BODY.record(row)
+        body = kept.inline if kept.file is None else read(kept.file)
+    except OSError:
+        return None
+    except DamagedStore:
+        return False
+    return body is not None and _digest(body) == kept.digest
 
 
 def placed(columns: str, key: Sequence[str]) -> str:

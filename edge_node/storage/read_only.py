@@ -1,11 +1,12 @@
 """What a stopped node's state folder says."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_node.records import Held, Seen
+from edge_node.storage.bodies import is_whole
 from edge_node.storage.database import (
     APPLIED,
     DATABASE,
@@ -45,6 +46,7 @@ class StoppedNode:
         seen: The newest that was heard of the coordinator.
         frames_lost: Updates of the outbox whose frame is gone or damaged.
         damage: What is wrong with the database; empty when nothing is.
+        bodies_damaged: What is kept beside the tables, such as ``residual``, and is not what was written.
         charges: What each update of the run took of the privacy budget; that of no update is by the empty name.
     """
 
@@ -56,6 +58,7 @@ class StoppedNode:
     seen: Seen | None = None
     frames_lost: frozenset[UpdateId] = frozenset()
     damage: str = ""
+    bodies_damaged: tuple[str, ...] = ()
     charges: Mapping[UpdateId, tuple[SampledSteps, ...]] = field(default_factory=dict)
 
     @property
@@ -102,6 +105,7 @@ def _read(database: ReadOnlyDatabase, folder: Path, wanted: RunId | None) -> Sto
         seen=_seen(database, chosen),
         frames_lost=frozenset(update for update, (offer, _) in outbox.items() if not _has(database, folder, offer)),
         damage=database.damage(),
+        bodies_damaged=tuple(_damaged(database, folder, chosen.run)),
         charges=read_charges(database, chosen.run),
     )
 
@@ -111,6 +115,12 @@ def _seen(database: ReadOnlyDatabase, row: RunRow) -> Seen | None:
     if row.seen is None or body is None:
         return row.seen
     return replace(row.seen, applied=ModelVersion(int.from_bytes(body["inline"])))
+
+
+def _damaged(database: ReadOnlyDatabase, folder: Path, run: RunId) -> Iterator[str]:
+    for row in database.execute("SELECT * FROM body WHERE run = ? ORDER BY name", run):
+        if is_whole(row, lambda name: (folder / name).read_bytes()) is False:
+            yield str(row["name"])
 
 
 def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:

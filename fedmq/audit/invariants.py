@@ -269,6 +269,9 @@ def _sound(evidence: Evidence) -> str:
         store.read_the_rest()
     except StorageError as error:
         wrong.append(str(error))
+    wrong += [
+        f"{node.folder}: {name} is not what was written" for node in evidence.nodes for name in node.bodies_damaged
+    ]
     return some([*wrong, *_broken_parts(evidence, manifest)])
 
 

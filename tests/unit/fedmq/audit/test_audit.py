@@ -402,6 +402,17 @@ class TestNodesFolders:
             database.execute("UPDATE body SET inline = 'text' WHERE name = 'applied'")
         assert not audit(state, nodes=[tmp_path / "d"]).holds
 
+    def test_what_a_node_keeps_beside_its_tables_is_checked(self, state: Path, tmp_path: Path) -> None:
+        """A residual is what an update has not sent: of a damaged one the node says nothing, and the mass is lost."""
+        sent = arrived("d", update(1.0), round_id=2)
+        folder = node_with(tmp_path / "d", run_of(state), sent, stored=False)
+        assert audit(state, nodes=[folder]).holds
+        with closing(sqlite3.connect(folder / NODE_DATABASE, isolation_level=None)) as database:
+            database.execute(
+                "INSERT INTO body (run, name, digest, inline) SELECT run, 'residual', digest, zeroblob(9) FROM body"
+            )
+        assert f"{folder}: residual is not what was written" in failed(audit(state, nodes=[folder]))["I9"]
+
     def test_a_node_that_has_heard_of_more_than_the_store_knows_fails(self, state: Path, tmp_path: Path) -> None:
         store = SqliteNodeStore(tmp_path / "d")
         run = run_of(state)
