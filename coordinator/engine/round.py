@@ -184,6 +184,10 @@ class WaitReason(StrEnum):
     TRANSFERS = "transfers"
 
 
+ENDINGS = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY, WaitReason.BUDGET})
+"""The run is over; a coordinator that ends then has done what it should."""
+
+
 class CommitReason(StrEnum):
     """Why a version is made now; the store keeps it."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from coordinator.engine.round import CommitReason, WaitReason
+from coordinator.engine.round import ENDINGS, CommitReason, WaitReason
 from coordinator.monitoring.state_files import Waiting
 from federation.units import counted
 
@@ -64,8 +64,6 @@ MADE: Mapping[str, str] = {
 }
 """Why a version was made when it was: `round.buffer` updates, `round.max_wait_s`, or no node that could still help."""
 
-OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY, WaitReason.BUDGET})
-
 
 def explain(waiting: Waiting) -> str:
     """One sentence or two for a person."""
@@ -76,7 +74,7 @@ def explain(waiting: Waiting) -> str:
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
         return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
-    if reason in OVER:
+    if reason in ENDINGS:
         return _ended(waiting, reason)
     last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
@@ -197,7 +195,7 @@ def _counts(fields: Mapping[str, Any]) -> str:
     if "version" in fields:
         said.append(f"version {fields['version']}")
     # Between two versions nobody is asked: the size of the next one is known once its round begins.
-    if fields.get("buffer") and reason not in OVER and (reason != WaitReason.INTERVAL or fields.get("buffered")):
+    if fields.get("buffer") and reason not in ENDINGS and (reason != WaitReason.INTERVAL or fields.get("buffered")):
         said.append(f"{fields.get('buffered', 0)} of {_buffer(fields)} for the next one")
     return "".join(f", {one}" for one in said)
 
@@ -220,7 +218,7 @@ def _masked(fields: Mapping[str, Any]) -> str:
     """What a masked version still lacks, and who may be in none yet; a file of an older release says nothing of it."""
     ready, quorum, rest = fields.get("ready"), fields.get("quorum"), int(fields.get("rest") or 0)
     said = ""
-    if isinstance(ready, int) and isinstance(quorum, int) and ready < quorum and fields.get("reason") not in OVER:
+    if isinstance(ready, int) and isinstance(quorum, int) and ready < quorum and fields.get("reason") not in ENDINGS:
         said = f"; {counted(ready, 'update')} can be summed now, a masked version has {quorum} or more (round.quorum)"
     if rest:
         named = ", ".join(map(str, fields.get("resting") or []))

@@ -2,10 +2,10 @@
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.config.alerts import AlertsSection
-from coordinator.engine.round import WaitReason
+from coordinator.engine.round import ENDINGS
 from coordinator.monitoring.why import span
 from federation.units import counted, human_bytes
 from fedmq.alerts.watch import Condition
@@ -13,7 +13,11 @@ from fedmq.run_view import Snapshot
 
 __all__ = ["Surroundings", "conditions"]
 
-OVER = frozenset({WaitReason.FINISHED, WaitReason.STOPPED_EARLY})
+DROPPED_QUIET_S = 3600.0
+"""A broker that has dropped nothing for so long, in seconds, has done with it."""
+
+REGAINED = 0.5
+"""An accuracy that is this share of `accuracy_drop` below the best is regained: one that wavers is told once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +54,20 @@ def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> It
         yield Condition(kind="disk", text=f"the state folder's disk is nearly full: {free} are free")
     yield from _certificates(around, limits)
     waiting = run.summary["waiting"]
-    if waiting["reason"] in OVER:
+    if waiting["reason"] in ENDINGS:
         return
-    if not waiting["running"]:
-        if limits.stopped_s:
-            yield Condition(kind="stopped", text=waiting["sentence"], hold_s=limits.stopped_s)
+    if waiting["running"]:
+        yield from _of_its_coordinator(run, around, limits)
         return
+    if limits.stopped_s:
+        yield Condition(kind="stopped", text=waiting["sentence"], hold_s=limits.stopped_s)
+    # What was told is not over because nobody is there to see it.
+    for one in _of_its_coordinator(run, around, limits):
+        yield replace(one, begins=False)
+
+
+def _of_its_coordinator(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    """What only a coordinator that runs can see begin or end."""
     yield from _standing_still(run, around, limits)
     yield from _silent(run, limits)
     yield from _worse(run, limits)
@@ -64,7 +76,7 @@ def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> It
         text = (
             f"the broker has dropped {counted(dropped, 'message')} since the coordinator's start: see its queue limits"
         )
-        yield Condition(kind="dropped", text=text)
+        yield Condition(kind="dropped", text=text, grows=dropped, base=0, quiet_s=DROPPED_QUIET_S)
 
 
 def _standing_still(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
@@ -94,9 +106,9 @@ def _worse(run: Snapshot, limits: AlertsSection) -> Iterator[Condition]:
     if not found or not limits.accuracy_drop:
         return
     (best, at), (newest, version) = max(found), found[-1]
-    if newest < best - limits.accuracy_drop:
+    if newest < best - REGAINED * limits.accuracy_drop:
         text = f"accuracy fell to {newest:.2%} (version {version}) from {best:.2%} (version {at})"
-        yield Condition(kind="accuracy_fell", text=text)
+        yield Condition(kind="accuracy_fell", text=text, begins=newest < best - limits.accuracy_drop)
 
 
 def _certificates(around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:

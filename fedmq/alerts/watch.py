@@ -23,6 +23,10 @@ class Condition:
         text: For a person.
         hold_s: How long it must last before it is told, in seconds.
         grows: It is told only when this number has grown since it began; None: whatever it is.
+        base: What has grown is held against this number; None: the first that was seen.
+        quiet_s: It is over when ``grows`` has not grown for so long, in seconds; 0: when it is no longer found.
+        begins: Whether it may begin. Otherwise it only goes on, where it was told: nobody knows better, or it is nearly
+            over and may well come back.
     """
 
     kind: AlertKind
@@ -31,6 +35,9 @@ class Condition:
     mark: int = 0
     hold_s: float = 0.0
     grows: int | None = None
+    base: int | None = None
+    quiet_s: float = 0.0
+    begins: bool = True
 
     @property
     def key(self) -> str:
@@ -72,6 +79,7 @@ class _Record:
     since_s: float
     base: int | None
     told: bool = False
+    grown_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -95,16 +103,17 @@ class Watch:
                 if record.told:
                     yield self._notice(record, at_s, over=True)
         for key, condition in now.items():
-            known = self._records.get(key)
+            known = self._record(key, condition, at_s)
             if known is None:
-                if len(self._records) >= RECORDS_MAX:
-                    continue
-                known = self._records[key] = self._begin(condition, at_s)
+                continue
             # A clock that was set back must not hold an alert for ever.
             known.since_s, known.text = min(known.since_s, at_s), condition.text
             if not known.told and self._is_due(known, condition, at_s):
-                known.told = True
+                known.told, known.base, known.grown_s = True, condition.grows, at_s
                 yield self._notice(known, at_s, over=False)
+            elif known.told and self._is_quiet(known, condition, at_s):
+                known.told = False
+                yield self._notice(known, at_s, over=True)
 
     def rows(self) -> list[dict[str, object]]:
         """As plain data, for `restored`."""
@@ -122,21 +131,39 @@ class Watch:
             watch._records[f"{record.kind} {record.subject}".strip()] = record
         return watch
 
-    @staticmethod
-    def _begin(condition: Condition, at_s: float) -> _Record:
-        return _Record(
+    def _record(self, key: str, condition: Condition, at_s: float) -> _Record | None:
+        """The one of ``condition``; a new one where it begins, None where it is not watched."""
+        known = self._records.get(key)
+        if known is not None and (known.told or condition.begins):
+            return known
+        self._records.pop(key, None)
+        if not condition.begins or len(self._records) >= RECORDS_MAX:
+            return None
+        self._records[key] = _Record(
             kind=condition.kind,
             subject=condition.subject,
             mark=condition.mark,
             text=condition.text,
             since_s=at_s,
-            base=condition.grows,
+            base=condition.grows if condition.base is None else condition.base,
         )
+        return self._records[key]
 
     @staticmethod
     def _is_due(record: _Record, condition: Condition, at_s: float) -> bool:
         grown = condition.grows is None or record.base is None or condition.grows > record.base
         return grown and at_s - record.since_s >= condition.hold_s
+
+    @staticmethod
+    def _is_quiet(record: _Record, condition: Condition, at_s: float) -> bool:
+        """Whether what was told has not grown for long enough; the next growth is told again."""
+        if not condition.quiet_s or condition.grows is None:
+            return False
+        if condition.grows != record.base:
+            # Less than before: it is counted anew.
+            record.base, record.grown_s = condition.grows, at_s
+        record.grown_s = min(record.grown_s, at_s)
+        return at_s - record.grown_s >= condition.quiet_s
 
     @staticmethod
     def _notice(record: _Record, at_s: float, *, over: bool) -> Notice:

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from coordinator.engine.round import ENDINGS
 from coordinator.monitoring.figures import participation_row, surveyed_metrics, version_figures
 from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence, releases_line
 from coordinator.monitoring.run_progress import GrowingProgress, run_progress_row
@@ -22,7 +23,7 @@ from coordinator.monitoring.state_files import (
     read_stopping,
     read_waiting,
 )
-from coordinator.monitoring.why import OVER, explain
+from coordinator.monitoring.why import explain
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import PRESENCE, STATUS
 from coordinator.storage.history import GrowingHistory
@@ -224,7 +225,7 @@ class RunView:
             "sites": sites,
             "sentence": explain(waiting),
             "running": waiting.pid is not None,
-            "over": waiting.fields.get("reason") in OVER,
+            "over": waiting.fields.get("reason") in ENDINGS,
             "online": waiting.fields.get("online", 0),
             "away": waiting.fields.get("away", 0),
             "reason": waiting.fields.get("reason", ""),

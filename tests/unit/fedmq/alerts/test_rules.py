@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.config.alerts import AlertsSection
+from coordinator.engine.round import ENDINGS
 from fedmq.alerts.rules import Surroundings, conditions
 from fedmq.alerts.watch import Condition, Notice, Watch
 from fedmq.run_view import Snapshot
@@ -43,7 +44,8 @@ def found(snapshot: Snapshot, around: Surroundings = AROUND, limits: AlertsSecti
 
 def kinds(snapshot: Snapshot, around: Surroundings = AROUND, limits: AlertsSection = LIMITS) -> set[str]:
     """Beside the one that is always watched: how long the newest version is the newest."""
-    return set(found(snapshot, around, limits)) - {"no_version"}
+    begun = {one.key for one in conditions(snapshot, around, limits) if one.begins}
+    return begun - {"no_version"}
 
 
 def test_a_run_that_goes_well_is_not_told() -> None:
@@ -88,9 +90,10 @@ def test_disk_and_certificates_matter_whether_or_not_the_run_is_over() -> None:
     assert kinds(over, around, AlertsSection(disk_free=0, certificate_days=0)) == set()
 
 
-def test_a_run_that_is_over_needs_nobody() -> None:
-    assert kinds(run(running=False, reason="finished", online=0)) == set()
-    assert kinds(run(running=False, reason="stopped_early", online=0)) == set()
+@pytest.mark.parametrize("reason", sorted(ENDINGS))
+def test_a_run_that_is_over_needs_nobody(reason: str) -> None:
+    """One whose nodes have spent their privacy budgets was told as one whose coordinator has stopped."""
+    assert kinds(run(running=False, reason=reason, online=0)) == set()
 
 
 def test_an_accuracy_that_nobody_measured_does_not_fall() -> None:
@@ -112,6 +115,76 @@ def test_what_lasts_is_told_once_and_once_more_when_it_is_over() -> None:
     over = list(watch.step([], 5001.0))
     assert (told(over), over[0].text) == ([("nobody_online", True)], "over: no node is online")
     assert list(watch.step([], 5002.0)) == []
+
+
+WRONG: Mapping[str, Mapping[str, Any]] = {
+    "nobody_online": {"online": 0},
+    "no_version": {},
+    "accuracy_fell": {"versions": [{"version": 1, "accuracy": 0.9}, {"version": 2, "accuracy": 0.8}]},
+    "dropped": {"counters": {"broker_dropped": 3}},
+    "node_silent a": {"nodes": [node("a", asked=9)]},
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_trouble_is_not_over_because_its_coordinator_has_stopped(kind: str) -> None:
+    """It was told as over at each restart, and once more after it."""
+    watch, wrong, seen = Watch(), WRONG[kind], list[tuple[int, bool]]()
+    later = dict(wrong) | ({"nodes": [node("a", asked=10)]} if "nodes" in wrong else {})
+    steps = (run(**wrong), run(**later), run(running=False, **later), run(**later), run(reason="finished"))
+    for number, snapshot in enumerate(steps):
+        at_s = LIMITS.node_silent_s + number if number and kind != "dropped" else float(number)
+        seen += [
+            (number, over) for name, over in told(list(watch.step(found(snapshot).values(), at_s))) if name == kind
+        ]
+    begun = 0 if kind in {"accuracy_fell", "dropped"} else 1
+    assert seen == [(begun, False), (4, True)]
+
+
+def test_trouble_does_not_begin_where_no_coordinator_runs() -> None:
+    watch = Watch()
+    for at_s in (0.0, 1e6):
+        said = told(list(watch.step(found(run(running=False, online=0)).values(), at_s)))
+        assert said == ([("stopped", False)] if at_s else [])
+
+
+def test_messages_that_are_dropped_later_are_told_again_and_an_hour_without_any_is_the_end() -> None:
+    """One alert was all that a coordinator's whole life had."""
+    watch = Watch()
+
+    def step(dropped: int, at_s: float) -> list[tuple[str, bool]]:
+        snapshot = run(counters={"broker_dropped": dropped} if dropped else {})
+        return told(list(watch.step(found(snapshot, limits=AlertsSection(no_version_leases=0)).values(), at_s)))
+
+    assert step(0, 0.0) == []
+    assert step(3, 10.0) == [("dropped", False)]
+    assert step(7, 3_000.0) == []
+    assert step(7, 6_599.0) == []
+    watch = Watch.restored(watch.rows())
+    assert step(7, 6_600.0) == [("dropped", True)]
+    assert step(7, 90_000.0) == []
+    assert step(8, 90_001.0) == [("dropped", False)]
+    assert step(2, 90_002.0) == []  # another coordinator counts anew
+    assert step(2, 93_601.0) == []
+    assert step(2, 93_602.0) == [("dropped", True)]
+
+
+def test_an_accuracy_that_wavers_about_the_limit_is_told_once() -> None:
+    watch = Watch()
+
+    def step(accuracy: float) -> list[tuple[str, bool]]:
+        versions = [{"version": 1, "accuracy": 0.9}, {"version": 2, "accuracy": accuracy}]
+        return told(list(watch.step(found(run(versions=versions)).values(), 0.0)))
+
+    assert [step(accuracy) for accuracy in (0.86, 0.849, 0.851, 0.849, 0.87)] == [
+        [],
+        [("accuracy_fell", False)],
+        [],
+        [],
+        [],
+    ]
+    assert step(0.88) == [("accuracy_fell", True)]
+    assert step(0.86) == []
 
 
 def test_what_did_not_last_is_never_told() -> None:
