@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 import federation
 from federation.errors import ConfigError, FederationError, LeadershipLost, StorageError, TaskError, TransportError
@@ -101,9 +103,42 @@ def arrange(app: typer.Typer, panels: Mapping[str, Sequence[str]]) -> None:
     _reflow(app)
 
 
+class _Command(TyperCommand):
+    """One that says what to do with values that belong to an option: those after its first, and a place without it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except _USAGE as error:
+            hints = [] if "unexpected extra" not in error.message else list(self._hints(typed))
+            error.message = ". ".join([str(error.message).rstrip("."), *hints]) if hints else error.message
+            raise
+
+    def _hints(self, typed: Sequence[str]) -> Iterator[str]:
+        known = {name for parameter in self.params for name in parameter.opts}
+        place = Path(typed[0]) if typed and not typed[0].startswith("-") else None
+        if place is not None and place.exists():
+            option = "--config" if place.is_file() or any(place.glob("*.toml")) else "--state"
+            if option in known:
+                yield f"A place is named with its option: {option} {place}"
+        again = (name for one in self.params if getattr(one, "multiple", False) for name in one.opts)
+        for name in again:
+            values = _run_of(typed, name)
+            if len(values) > 1:
+                yield f"{name} takes one at a time: {' '.join(f'{name} {value}' for value in values)}"
+
+
+def _run_of(typed: Sequence[str], name: str) -> list[str]:
+    """What follows an option, up to the next one."""
+    after = typed[typed.index(name) + 1 :] if name in typed else ()
+    return list(takewhile(lambda one: not one.startswith("-"), after))
+
+
 def _reflow(app: typer.Typer) -> None:
     """Leave the breaks between lines to the screen: below the first paragraph the library keeps a docstring's."""
     for info in app.registered_commands:
+        info.cls = _Command
         if info.callback is not None and (text := info.help or inspect.getdoc(info.callback)):
             info.help = "\n\n".join(map(_joined, text.split("\n\n")))
     for group in app.registered_groups:

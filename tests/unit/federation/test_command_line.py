@@ -4,11 +4,12 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
-from federation.command_line import call
+from federation.command_line import arrange, call
 
 BEGIN = """
 import multiprocessing, sys, threading, time
@@ -56,7 +57,12 @@ def told(
         typer.echo(json.dumps(count) if as_json else f"{count} there")
         raise typer.Exit(count)
 
-    app.command("other")(lambda: None)
+    @app.command()
+    def place(*, name: list[str] | None = None, config: str = "", state: str = "") -> None:
+        typer.echo(f"{name} {config} {state}")
+
+    arrange(app, {"All": ["look", "place"]})
+    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["look-around", *arguments])
     with pytest.raises(SystemExit) as ended:
         call(app, "look-around")
@@ -83,6 +89,41 @@ def test_an_exit_code_is_the_same_with_json(
 ) -> None:
     assert told(monkeypatch, capsys, "look", "--count", "3", *more)[0] == 3
     assert told(monkeypatch, capsys, "look", *more)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (("--name", "a", "b", "c", "--state", "x"), "--name takes one at a time: --name a --name b --name c"),
+        (("plant",), "A place is named with its option: --config plant"),
+        (("plant/coordinator.toml",), "A place is named with its option: --config plant/coordinator.toml"),
+        (("plant/state",), "A place is named with its option: --state plant/state"),
+    ],
+)
+def test_a_value_that_belongs_to_an_option_is_told_which(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    typed: tuple[str, ...],
+    hint: str,
+) -> None:
+    """`init plant --enroll a b` and `status plant` were unexpected extra arguments, and no more."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plant" / "state").mkdir(parents=True)
+    (tmp_path / "plant" / "coordinator.toml").touch()
+    code, out, err = told(monkeypatch, capsys, "place", *typed)
+    assert (code, out) == (2, "")
+    assert hint in err
+
+
+@pytest.mark.parametrize("typed", [("nowhere",), ("--name", "a", "--state", "b", "c")])
+def test_what_belongs_to_no_option_is_told_as_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: tuple[str, ...]
+) -> None:
+    code, _, err = told(monkeypatch, capsys, "place", *typed)
+    assert code == 2
+    assert f"({typed[-1]}) " in err
+    assert told(monkeypatch, capsys, "place", "--name", "a", "--name", "b", "--config", "x")[0] == 0
 
 
 def test_a_crash_in_a_library_says_the_lines_of_python() -> None:
