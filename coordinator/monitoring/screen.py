@@ -14,6 +14,7 @@ from coordinator.monitoring.figures import ask_store, participation_row, read_ro
 from coordinator.monitoring.noised_sums import nodes_line, nodes_report
 from coordinator.monitoring.presence import AWAY, Seen, presence_of, releases_line
 from coordinator.monitoring.privacy import privacy_line, read_privacy
+from coordinator.monitoring.refusals import refusal_lines
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_lines
 from coordinator.monitoring.sites import site_lines
 from coordinator.monitoring.state_files import (
@@ -68,6 +69,7 @@ def full_screen(folder: Path) -> Group:
         "",
         _version_table(versions, VERSIONS_SHOWN),
         *(("", _incident_table(incidents)) if incidents else ()),
+        *(Text(line, style="dim") for line in refusal_lines(incidents)),
         _counts(read_counters(folder)),
         *sealed_lines(folder),
         *_masked(folder),

@@ -57,6 +57,9 @@ MEANINGS: Mapping[WaitReason, str] = {
 }
 """Every reason of the machine in a person's words; a reason of another release is shown as it is."""
 
+NOBODY = "nodes to come online"
+"""Where none is there, what those that are would lack says nothing."""
+
 MADE: Mapping[str, str] = {
     CommitReason.BUFFER_FULL: "enough came",
     CommitReason.MAX_WAIT: "time was up",
@@ -68,7 +71,8 @@ MADE: Mapping[str, str] = {
 def explain(waiting: Waiting) -> str:
     """One sentence or two for a person."""
     reason = str(waiting.fields.get("reason", "unknown"))
-    what = f"{waited_words(reason)}{_whom(waiting.fields)}"
+    nobody = reason == WaitReason.NO_CANDIDATES and not waiting.fields.get("online", 1)
+    what = NOBODY if nobody else f"{waited_words(reason)}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:

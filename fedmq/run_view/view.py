@@ -12,6 +12,7 @@ from typing import Any
 from coordinator.engine.round import ENDINGS
 from coordinator.monitoring.figures import participation_row, surveyed_metrics, version_figures
 from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence, releases_line
+from coordinator.monitoring.refusals import refusal_lines
 from coordinator.monitoring.run_progress import GrowingProgress, run_progress_row
 from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
@@ -206,6 +207,7 @@ class RunView:
                 yield "sealed: the broker reads neither updates nor the model"
             case False:
                 yield "not sealed: the broker reads updates and the model (privacy.sealed)"
+        yield from refusal_lines(read_incidents(self.folder))
         differ = releases_line(self._presence.nodes)
         if differ:
             yield differ

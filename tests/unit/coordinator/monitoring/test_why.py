@@ -37,6 +37,13 @@ def test_nodes_that_are_missing_are_counted_and_named() -> None:
     )
 
 
+def test_where_nobody_is_online_nodes_are_waited_for_not_what_they_lack() -> None:
+    """It said to look who had declined, where every node was gone."""
+    said = text("no_candidates", online=0, gone=["ann", "bob"], buffered=0)
+    assert said.startswith("waiting for nodes to come online; since 12 s, 0 online, gone: ann, bob, version 3")
+    assert "who declined" in text("no_candidates", online=1)
+
+
 def test_between_two_versions_nobody_is_asked_and_no_empty_place_is_counted() -> None:
     between = (
         "waiting for the end of the least interval between two versions (round.interval_min_s); since 12 s, 2 online"
