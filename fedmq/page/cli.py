@@ -103,8 +103,10 @@ def _settings(config: Path | None, home_assistant: str | None) -> "CoordinatorCo
 
 def _serve_and_tell(options: PageOptions, settings: "CoordinatorConfig", config: Path, *, alerts: bool) -> None:
     """Serve, and tell others meanwhile: people who asked for alerts, and Home Assistant."""
+    from federation.runtime.log import configure_log  # noqa: PLC0415 - only where something is told
     from fedmq.page.process import serve_page  # noqa: PLC0415 - an extra
 
+    configure_log(json=settings.log.as_json, level=settings.log.level)
     if alerts:
         from fedmq.alerts.cli import follower_of  # noqa: PLC0415 - only where it is used
 

@@ -68,7 +68,8 @@ def serve_page(options: PageOptions) -> None:
     view = RunView(Path(options.state), _Certificates(options.fleet).now)
     # A large run takes a second to read: it is there when the first visitor comes.
     threading.Thread(target=_read_ahead, args=(view,), daemon=True).start()
-    server = make_server(view.folder, Access(token=options.token, local=options.local), view)
+    ending = asyncio.Event()
+    server = make_server(view.folder, Access(token=options.token, local=options.local), view, ending)
     config = uvicorn.Config(
         server,
         log_level="warning",
@@ -79,7 +80,7 @@ def serve_page(options: PageOptions) -> None:
         lifespan="off",
         http=BoundedProtocol,
     )
-    asyncio.run(_serve(config, socket.socket(fileno=options.socket_fd)))
+    asyncio.run(_serve(_Server(config, ending), socket.socket(fileno=options.socket_fd)))
 
 
 def _read_ahead(view: RunView) -> None:
@@ -87,9 +88,22 @@ def _read_ahead(view: RunView) -> None:
         view.now()
 
 
-async def _serve(config: uvicorn.Config, listening: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     current_default_thread_limiter().total_tokens = THREADS
-    await uvicorn.Server(config).serve(sockets=[listening])
+    await server.serve(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """One that says that it ends: a page that is open would hold it up, and be cut off with a traceback."""
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open."""
+        self._ending.set()
+        await super().shutdown(sockets)
 
 
 class _Certificates:

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from importlib.resources import files
@@ -50,15 +51,18 @@ SORTS = ("id", *NODE_COLUMNS, "state", "seen_ms")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_server(folder: Path, access: Access, view: RunView | None = None) -> Starlette:
+def make_server(
+    folder: Path, access: Access, view: RunView | None = None, ending: asyncio.Event | None = None
+) -> Starlette:
     """The application over one state folder.
 
     Args:
         folder: The coordinator's state folder.
         access: Who may look.
         view: What reads it; None makes one.
+        ending: Set where the process ends: streams of changes end with it.
     """
-    answers = _Answers(view or RunView(folder), access)
+    answers = _Answers(view or RunView(folder), access, ending or asyncio.Event())
     routes = [Route(path, answer, methods=["GET"]) for path, answer in answers.table().items()]
     middleware = [Middleware(Guard, access=access), Middleware(Pacing)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers={FederationError: _unreadable})
@@ -69,8 +73,8 @@ async def _unreadable(_request: Request, error: Exception) -> Response:
 
 
 class _Answers:
-    def __init__(self, view: RunView, access: Access) -> None:
-        self._view, self._access = view, access
+    def __init__(self, view: RunView, access: Access, ending: asyncio.Event) -> None:
+        self._view, self._access, self._ending = view, access, ending
         self._static = {name: _static(name, kind) for name, kind in STATIC.items()}
         self._shared, self._errands = SharedAnswers(), Errands()
         self._listeners = 0
@@ -183,7 +187,7 @@ class _Answers:
         self._listeners += 1
         told = -1
         try:
-            while True:
+            while not self._ending.is_set():
                 try:
                     snapshot = await self._now()
                 except FederationError as error:
@@ -192,7 +196,8 @@ class _Answers:
                     # A comment keeps the connection where nothing has changed.
                     yield self._event(snapshot) if snapshot.number != told else b": \n\n"
                     told = snapshot.number
-                await asyncio.sleep(PAUSE_S)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), PAUSE_S)
         finally:
             self._listeners -= 1
 

@@ -190,6 +190,7 @@ class RunView:
             "bytes_fp32": sum(updates.values()) * manifest.fp32_bytes,
             "counters": read_counters(self.folder),
             "incidents": dict(sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:REPORTED_MAX]),
+            "remedies": list(refusal_lines(incidents)),
             "notes": list(self._notes(store)),
             "sites": sites_row(self._presence.sites, self._presence.gateways_here),
             "certificates": dict(sorted(self._certificates().items(), key=lambda one: one[1])[:REPORTED_MAX]),
@@ -207,7 +208,6 @@ class RunView:
                 yield "sealed: the broker reads neither updates nor the model"
             case False:
                 yield "not sealed: the broker reads updates and the model (privacy.sealed)"
-        yield from refusal_lines(read_incidents(self.folder))
         differ = releases_line(self._presence.nodes)
         if differ:
             yield differ

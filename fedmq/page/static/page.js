@@ -13,7 +13,7 @@ const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle
 async function ask(path) {
   const answer = await fetch(path, { headers: { accept: "application/json" } });
   const body = await answer.json();
-  if (!answer.ok) throw new Error(body.error || answer.statusText);
+  if (!answer.ok) throw Object.assign(new Error(body.error || answer.statusText), { answered: true });
   const told = Date.parse(answer.headers.get("date") || "");
   // This machine's clock may be another one than the coordinator's.
   if (told) view.skew_ms = Math.abs(told - Date.now()) > 3000 ? told - Date.now() : 0;
@@ -57,6 +57,7 @@ function showSummary(summary) {
   const incidents = Object.entries(summary.incidents);
   by("incidents-section").hidden = !incidents.length;
   items("incidents", incidents.slice(0, SHOWN_MAX).map(([sender, kinds]) => `${sender}: ${counted(kinds)}`));
+  items("remedies", summary.remedies);
   items("notes", waiting.sites.concat(summary.notes));
   text("counters", Object.keys(summary.counters).length ? `Since its coordinator's start: ${counted(summary.counters)}` : "");
   showCertificates(Object.entries(summary.certificates));
@@ -220,14 +221,15 @@ async function showNodes() {
   by("next").disabled = view.offset + found.nodes.length >= found.total;
 }
 
-function lost(why) {
+function lost(why, answered = false) {
   const badge = by("state");
   badge.className = "badge lost";
-  badge.textContent = "no connection";
-  if (why) { text("headline", why); }
+  badge.textContent = answered ? "cannot be read" : "no connection";
+  if (why) { text("headline", why.charAt(0).toUpperCase() + why.slice(1)); }
 }
 
-function guarded(action) { return () => action().catch((error) => lost(error.message)); }
+const failed = (error) => lost(error.message, error.answered);
+function guarded(action) { return () => action().catch(failed); }
 
 by("sort").addEventListener("change", guarded(async () => { view.offset = 0; await showNodes(); }));
 by("query").addEventListener("input", guarded(async () => { view.offset = 0; await showNodes(); }));
@@ -246,10 +248,10 @@ function hear(told) {
 
 if (location.hash === "#still") {
   // For a picture or a print: the run as it is now, not followed.
-  ask("/api/v1/status").then(hear, (error) => lost(error.message));
+  ask("/api/v1/status").then(hear, failed);
 } else {
   const stream = new EventSource("/api/v1/events");
   stream.onmessage = (event) => hear(JSON.parse(event.data));
-  stream.addEventListener("problem", (event) => lost(JSON.parse(event.data).error));
+  stream.addEventListener("problem", (event) => lost(JSON.parse(event.data).error, true));
   stream.onerror = () => lost("");
 }

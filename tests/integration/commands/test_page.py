@@ -65,6 +65,21 @@ def test_the_page_follows_a_run_and_tells_of_every_change(store: SqliteStore, tm
         assert ask(f"{address}api/v1/status")["head"] == 2
 
 
+def test_a_page_that_is_open_is_no_error_where_the_process_ends(store: SqliteStore, tmp_path: Path) -> None:
+    """Ctrl-C while a browser followed the run printed forty lines of a traceback."""
+    assert store.head() == 1
+    command = [sys.executable, "-m", "coordinator", "serve", "--state", str(tmp_path / "state"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+", process.stdout.readline())
+        assert found
+        with urllib.request.urlopen(f"{found[0]}api/v1/events") as stream:  # noqa: S310 - as above
+            assert stream.readline().startswith(b"data: ")
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate(timeout=60)
+        assert (process.returncode, complaints) == (0, "")
+
+
 def test_another_machines_address_needs_a_token(store: SqliteStore, tmp_path: Path) -> None:
     assert store.head() == 1
     with served(tmp_path / "state", "--host", "0.0.0.0") as address:

@@ -138,6 +138,7 @@ def test_it_says_what_there_is(tab: Browser, address: str) -> None:
     assert "▼ was lost" in said(tab, "#marks")
     assert "came back" in said(tab, "#news")
     assert "bad signature 3" in said(tab, "#incidents")
+    assert "bad_signature: not signed with the key that is enrolled here" in said(tab, "#remedies")
     assert "battery 50 %" in said(tab, "#nodes")
     assert "fedmq <b>9.8.7" in said(tab, "#nodes")
 
@@ -214,7 +215,7 @@ def test_a_folder_without_a_run_is_a_sentence(tab: Browser, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with served(tmp_path / "empty") as address:
         tab.open(address, "document.getElementById('headline').textContent.includes('cannot be read')")
-        assert said(tab, "#state") == "no connection"
+        assert said(tab, "#state") == "cannot be read"
 
 
 def said(tab: Browser, selector: str) -> Any:
