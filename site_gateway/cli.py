@@ -187,9 +187,10 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     owed = found.pop("owed")
+    found["waits"] = str(found.get("waits", "")).removeprefix("waiting ")
     for name, value in found.items():
         shown = ", ".join(f"{number} {what}" for what, number in value.items()) if isinstance(value, Mapping) else value
-        typer.echo(f"{name:10} {'-' if shown is None else shown}")
+        typer.echo(f"{name:10} {'-' if shown in (None, '') else shown}")
     for line in site_lines(seen.sites, seen.gateways_here):
         typer.echo(line)
     for one in owed:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.storage.files import NO_RUN, STATUS
+from coordinator.storage.database import DATABASE
+from coordinator.storage.files import NO_COORDINATOR, NO_RUN, STATUS
 from coordinator.storage.parts import Leader
 from federation.documents import read_json
 from federation.errors import StorageError
@@ -224,6 +225,8 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
     except (ValueError, KeyError, TypeError) as error:
         if leader is not None:
             raise StorageError(_ask_elsewhere(folder, leader)) from error
+        if (folder / DATABASE).exists():
+            raise StorageError(NO_COORDINATOR) from error
         raise StorageError(f"{folder} does not say; {NO_RUN}") from error
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))

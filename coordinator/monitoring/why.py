@@ -77,7 +77,8 @@ def explain(waiting: Waiting) -> str:
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
-        return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
+        waits = what.removeprefix("nothing: ") if reason in ENDINGS else f"waiting for {what}"
+        return f"{waits}; since {span(waiting.since_s)}{counts}{more}"
     if reason in ENDINGS:
         return _ended(waiting, reason)
     last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOBS",
+    "NO_COORDINATOR",
     "NO_RUN",
     "PRESENCE",
     "STATE_FOLDER",
@@ -63,6 +64,11 @@ NO_RUN = (
     " coordinator demo keeps its run with --keep DIR"
 )
 """What to do where a folder has no run."""
+
+NO_COORDINATOR = (
+    "no coordinator has run with this state folder: a simulation has kept it, or it was restored and not started yet"
+)
+"""Why a folder that has a run does not say what is waited for."""
 
 FORMER_STATUS = ("counters.json", "stopping.json", "waiting.json")
 """The same of earlier releases."""

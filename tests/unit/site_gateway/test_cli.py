@@ -191,7 +191,9 @@ def test_status_says_what_is_owed(tmp_path: Path) -> None:
     check("fedmq gateway status --json", found)
     assert (found["run"], found["nodes"], found["updates"]) == (RUN, 3, {"stored": 3})
     assert [one["update"] for one in found["owed"]] == [f"0-{GATEWAY}"]
-    assert "waits for the verdict from above" in CliRunner().invoke(app, words).stdout
+    shown = CliRunner().invoke(app, words).stdout
+    assert "waits for the verdict from above" in shown
+    assert "refused    -\n" in shown
 
 
 def test_status_of_a_gateway_that_has_never_run_is_told(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from coordinator.monitoring.state_files import (
 )
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.storage.files import STATUS
+from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock
 from tests.rigs.status_values import snapshot, status_file
@@ -170,6 +171,13 @@ def test_a_damaged_part_says_nothing(tmp_path: Path, name: str, content: object)
 
 def test_a_folder_that_says_nothing_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="has a coordinator run"):
+        read_waiting(tmp_path)
+
+
+def test_a_run_that_no_coordinator_has_had_says_so(tmp_path: Path) -> None:
+    """The page of a simulation that was kept asked whether `a coordinator has run with this store`."""
+    SqliteStore(tmp_path).close()
+    with pytest.raises(StorageError, match="no coordinator has run with this state folder: a simulation has kept it"):
         read_waiting(tmp_path)
 
 
