@@ -132,9 +132,10 @@ def _needed(source: TaskSource | None, out: Path) -> TaskSource:
 
 
 def kept_line(folder: Path, task: str) -> str:
-    """Where a run is kept, and what can be done with it."""
+    """Where a run is kept, and what can be done with it: a line for a person, and one to be pasted."""
     state, named = shlex.quote(str(folder)), shlex.quote(task)
-    return f"kept in {folder}: coordinator export model.onnx --state {state} --task {named}; also plot, predict, status"
+    export = f"coordinator export model.onnx --state {state} --task {named}"
+    return f"kept in {folder}, for status, plot, predict and export:\n{export}"
 
 
 def program_form(path: Path) -> ProgramForm | None:

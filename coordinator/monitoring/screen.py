@@ -48,8 +48,14 @@ INCIDENTS_SHOWN = 12
 TABLE_LINES = 4
 """Lines of a table beside its rows: title, heads, rule, and the empty line before it."""
 
+VERSIONS_SHARE = 4
+"""One of so many rows is a version's, however many nodes there are."""
+
 ROWS_MIN = 3
 """Rows of a table that are shown however small the screen is."""
+
+NAME_CHARS_MIN = 16
+"""So much of a node's name is shown however narrow the screen is."""
 
 FIGURES = ("applied", "stale", "refused", "waiting", "lag", "payload", "pulled")
 """What a node's row counts, in the order of `node_cells`."""
@@ -82,7 +88,7 @@ def fitted_screen(folder: Path, console: Console) -> Group:
     head = Group(*_head(folder, versions))
     taken = len(console.render_lines(head, pad=False)) + 2 * TABLE_LINES
     rows = max(2 * ROWS_MIN, console.height - taken)
-    shown = max(ROWS_MIN, min(len(nodes), rows - ROWS_MIN))
+    shown = max(ROWS_MIN, min(len(nodes), rows - max(ROWS_MIN, rows // VERSIONS_SHARE)))
     newest = max(ROWS_MIN, min(rows - min(shown, len(nodes)), VERSIONS_SHOWN))
     return Group(head, "", node_table(nodes, shown), "", _version_table(versions, newest))
 
@@ -170,7 +176,7 @@ def node_table(nodes: list[Participation], rows: int | None = None, here: Mappin
     table = _table(f"nodes ({len(nodes)}, {rows} of them shown)" if some else f"nodes ({len(nodes)})")
     cells = [node_cells(node, here) for node in (sorted(nodes, key=_went_well)[:rows] if some else nodes)]
     shown = [place for place, title in enumerate(FIGURES, 1) if title not in SELDOM or _any_of(cells, place)]
-    table.add_column("node", no_wrap=True)
+    table.add_column("node", min_width=min(NAME_CHARS_MIN, max((len(row[0]) for row in cells), default=0)))
     for place in shown:
         table.add_column(FIGURES[place - 1], justify="right", no_wrap=True)
     if here:
@@ -180,10 +186,16 @@ def node_table(nodes: list[Participation], rows: int | None = None, here: Mappin
     if rows is not None and cells:
         # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
         cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
-    for *figures, happened in cells:
-        # The only cell that gives way where the screen is narrow; of one that is watched only the first line.
-        table.add_row(*figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
+    for name, *figures, happened in cells:
+        # What gives way where the screen is narrow: a number without its unit is none. Of one that is watched only the
+        # first line.
+        table.add_row(_cut(name), *figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
     return table
+
+
+def _cut(name: str) -> Text:
+    """A name that ends where its column does."""
+    return Text(name, no_wrap=True, overflow="ellipsis")
 
 
 def _any_of(cells: Sequence[tuple[str, ...]], place: int) -> bool:
@@ -272,9 +284,9 @@ def curve_table(points: list[CurvePoint]) -> Table:
     filled = [place for place in range(len(heads)) if any(row[place] for row in rows.values())]
     table.add_column("node")
     for place in filled:
-        table.add_column(heads[place], justify="right")
+        table.add_column(heads[place], justify="right", no_wrap=True)
     for node, row in rows.items():
-        table.add_row(node, *(row[place] for place in filled))
+        table.add_row(_cut(node), *(row[place] for place in filled))
     return table
 
 
@@ -304,7 +316,7 @@ def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
     table.add_column("from")
     table.add_column("what, and how often")
     for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
-        table.add_row(sender, ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+        table.add_row(_cut(sender), ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
     return table
 
 

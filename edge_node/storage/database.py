@@ -184,13 +184,20 @@ LAYOUT = Layout(tables=_TABLES, read=_read_number, write=_write_number, steps={2
 """Layout 1 has had one run at a time; rows of `meta` and named bodies have come to it, and none has to be there."""
 
 
+NO_NODE = (
+    "has a node run with this state folder? --state names it, --config the settings, such as the folder of"
+    " edge-node join"
+)
+"""What to do where a folder has no node's work."""
+
+
 def open_read_only(folder: Path) -> ReadOnlyDatabase:
     """Open the database of a node's state folder to read.
 
     Raises:
         StorageError: There is none, it is of a newer layout, or it cannot be read.
     """
-    return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing="has a node run with this state folder?")
+    return ReadOnlyDatabase(folder / DATABASE, LAYOUT, missing=NO_NODE)
 
 
 def traces(folder: Path) -> list[str]:

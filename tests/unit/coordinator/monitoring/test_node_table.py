@@ -64,6 +64,7 @@ def test_a_table_of_some_nodes_looks_as_if_each_had_a_row_of_cells(width: int) -
     """It is laid out in another way, because a hundred nodes take long; the first is the one that has failed."""
     nodes = [took_part(number) for number in range(40)]
     expected = node_table([], 12)
+    expected.columns[0].min_width = len("press-02xx")
     for node in [nodes[3], *(node for node in nodes if node is not nodes[3])][:12]:
         *figures, happened = node_cells(node)
         expected.add_row(*figures, Text(happened, no_wrap=True, overflow="ellipsis"))
@@ -116,3 +117,13 @@ def test_the_versions_have_all_numbers_whole_on_a_screen_of_80_columns() -> None
     heads, _, line = text.getvalue().splitlines()[1:4]
     assert heads.split() == ["version", "accuracy", "applied", "stale", "refused", "s", "up", "down", "why", "then"]
     assert line.split()[:10] == ["12", "94.43%", "8", "0", "0", "5.76", "128.7", "KiB", "134.5", "KiB"]
+
+
+def test_the_longest_names_leave_the_figures_whole_on_eighty_columns() -> None:
+    """`489 B` was `48…`, and what happened was not there at all."""
+    nodes = [replace(took_part(number), node=NodeId(f"{number}" * 64)) for number in (2, 3)]
+    for rows in (None, 1, 2):
+        head, *shown = [line for line in lines(node_table(nodes, rows), 80)[1:] if "─" not in line]
+        assert head.split() == ["node", "applied", "stale", "lag", "payload", "pulled", "what", "happened"]
+        assert all(" KiB " in line or " B " in line for line in shown)
+        assert all(len(line) <= 80 and "…" in line for line in shown)
