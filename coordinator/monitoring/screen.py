@@ -163,7 +163,7 @@ def _masked(folder: Path) -> Iterator[Text]:
     """Who hides each single update from the coordinator, and which of them is not there."""
     helpers = read_helpers(folder)
     if helpers:
-        yield Text(f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}", style="dim")
+        yield Text(f"masked: the coordinator reads sums only; helpers {', '.join(sorted(helpers))}", style="dim")
 
 
 def node_table(nodes: list[Participation], rows: int | None = None, here: Mapping[str, Seen] | None = None) -> Table:

@@ -201,7 +201,7 @@ class RunView:
         yield from _privacy(store)
         helpers = read_helpers(self.folder)
         if helpers:
-            yield f"masked: the coordinator reads sums only; helpers {', '.join(helpers)}"
+            yield f"masked: the coordinator reads sums only; helpers {', '.join(sorted(helpers))}"
         yield from helper_lines(self.folder)
         match read_sealed(self.folder):
             case True:

@@ -111,9 +111,11 @@ function drawBytes(rows, each) {
 }
 
 function drawMembers(rows) {
-  const bars = uPlot.paths.bars({ size: [0.8, 30] });
+  const bars = uPlot.paths.bars({ size: [0.8, 30] }), line = uPlot.paths.linear();
+  // None of a kind in the whole run is no line along the axis.
+  const some = (plot, at, ...rest) => plot.data[at].some(Boolean) ? line(plot, at, ...rest) : null;
   draw("members", [["applied", "blue"], ["stale", "wait"], ["refused", "orange"]].map(([label, tone], at) => ({
-    label, stroke: colour(tone), width: at ? 2 : 1, fill: at ? undefined : colour(tone), paths: at ? undefined : bars, points: { show: false },
+    label, stroke: colour(tone), width: at ? 2 : 1, fill: at ? undefined : colour(tone), paths: at ? some : bars, points: { show: false },
   })), [rows.map((one) => one.version), rows.map((one) => one.accepted), rows.map((one) => one.stale), rows.map((one) => one.refused)],
   [{ incrs: whole }], {}, 0.5);
 }
