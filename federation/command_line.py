@@ -111,9 +111,18 @@ class _Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except _USAGE as error:
-            hints = [] if "unexpected extra" not in error.message else list(self._hints(typed))
+            hints = (
+                list(self._hints(typed)) if "unexpected extra" in error.message else list(self._unnamed(typed, error))
+            )
             error.message = ". ".join([str(error.message).rstrip("."), *hints]) if hints else error.message
             raise
+
+    def _unnamed(self, typed: Sequence[str], error: Any) -> Iterator[str]:
+        """The other way round: a folder that is an argument here, typed with the option of other commands."""
+        wanted = next((one.metavar for one in self.params if one.param_type_name == "argument" and one.metavar), "")
+        option = getattr(error, "option_name", "")
+        if option == "--config" and wanted == "DIR" and (place := _run_of(typed, option)):
+            yield f"Here the folder is named without an option: {self.name} {place[0]}"
 
     def _hints(self, typed: Sequence[str]) -> Iterator[str]:
         known = {name for parameter in self.params for name in parameter.opts}

@@ -39,7 +39,8 @@ HOST_MAX = 253
 HOST_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
 
 _ELSEWHERE = (
-    "no broker of this folder was reached from here: copy broker/ to where it runs, and have it read its files again\n"
+    "no broker of this folder was reached from here. Where none runs, the next start reads its files again. Where it"
+    " runs elsewhere: copy broker/ to it, and have it read them\n"
     "  systemctl reload fedmq-broker    or    docker compose kill -s HUP broker    or    kill -HUP PID"
 )
 

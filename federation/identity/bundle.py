@@ -116,6 +116,10 @@ def decode_bundle(text: str, *, now: dt.datetime) -> Bundle:
     Raises:
         ConfigError: It is not such a file, or its parts do not belong together, or it is not valid at ``now``.
     """
+    if not text.lstrip().startswith("{"):
+        raise ConfigError(
+            "enrolment file", "this is none: coordinator enroll DIR NODE writes one, DIR/enrolled/NODE.fedmq"
+        )
     bundle = read_document(Bundle, text, source="enrolment file", bytes_max=RELEASED_BYTES_MAX)
     _check_task(bundle, len(text.encode()))
     parse_broker_url(bundle.broker_url, source="enrolment file")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
@@ -61,7 +62,11 @@ def told(
     def place(*, name: list[str] | None = None, config: str = "", state: str = "") -> None:
         typer.echo(f"{name} {config} {state}")
 
-    arrange(app, {"All": ["look", "place"]})
+    @app.command()
+    def shut(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+        typer.echo(str(folder))
+
+    arrange(app, {"All": ["look", "place", "shut"]})
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "argv", ["look-around", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -114,6 +119,18 @@ def test_a_value_that_belongs_to_an_option_is_told_which(
     code, out, err = told(monkeypatch, capsys, "place", *typed)
     assert (code, out) == (2, "")
     assert hint in err
+
+
+def test_an_option_of_other_commands_is_told_to_be_an_argument_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = told(monkeypatch, capsys, "shut", "--config", "plant")
+    assert code == 2
+    assert "No such option: --config" in err
+    assert "Here the folder is named without an option: shut plant" in err
+    assert "Here the folder" not in told(monkeypatch, capsys, "look", "--config", "plant")[2]
+    assert "Here the folder" not in told(monkeypatch, capsys, "shut", "--state", "plant")[2]
+    assert told(monkeypatch, capsys, "shut", "plant")[0] == 0
 
 
 @pytest.mark.parametrize("typed", [("nowhere",), ("--name", "a", "--state", "b", "c")])

@@ -105,7 +105,14 @@ def test_a_large_or_deep_file_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(ConfigError, match="larger than"):
         decode_bundle(" " * BUNDLE_BYTES_MAX + TEXT, now=NOW)
     with pytest.raises(ConfigError, match="recursion"):
-        decode_bundle("[" * (BUNDLE_BYTES_MAX - 1), now=NOW)
+        decode_bundle('{"a":' * (BUNDLE_BYTES_MAX // 6), now=NOW)
+
+
+@pytest.mark.parametrize("text", ["# settings\n[federation]\n", "", "[]", "-----BEGIN CERTIFICATE-----"])
+def test_a_file_that_is_none_is_told_who_writes_one(text: str) -> None:
+    """It was `Invalid JSON: expected value at line 1 column 1`."""
+    with pytest.raises(ConfigError, match=r"coordinator enroll DIR NODE writes one, DIR/enrolled/NODE\.fedmq"):
+        decode_bundle(text, now=NOW)
 
 
 def test_an_old_file_asks_for_a_new_one() -> None:
