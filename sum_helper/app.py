@@ -24,6 +24,7 @@ from federation.runtime.signals import StopSignals
 from federation.runtime.supervision import Supervision
 from federation.runtime.transport import INBOX_ITEMS_MAX, Inbox, Will
 from federation.types import FederationId, HelperId
+from federation.units import counted
 from sum_helper.config import HelperConfig
 from sum_helper.engine.events import StopRequested
 from sum_helper.engine.machine import HelperMachine
@@ -116,7 +117,8 @@ def _tell(config: HelperConfig, store: HelperStore) -> None:
     told = {"helper": config.helper.id, "incarnation": store.identity.incarnation, "nodes": admitted}
     log.info("helper_started", **told)
     if admitted < config.rules.members_min:
-        why = f"{admitted} nodes are admitted, and a sum has at least {config.rules.members_min}: fedmq helper admit"
+        least, there = config.rules.members_min, counted(admitted, "node")
+        why = f"{there} admitted, and a sum has at least {least}: fedmq helper admit"
         log.warning("no_sum_possible", why=why)
 
 

@@ -111,6 +111,10 @@ def key_line(name: str, key: SigningKey) -> str:
 
 def _node_key(what: str) -> tuple[str, str]:
     name, given, key = what.partition("=")
+    if not given and not Path(what).exists():
+        raise ConfigError(
+            "NODE=KEY", f"{what} is no file and has no key: edge-node doctor prints the line", source="command line"
+        )
     if not given:
         request = decode_request(read_text(Path(what), bytes_max=BUNDLE_BYTES_MAX))
         return request.node, request.signing_key

@@ -91,6 +91,9 @@ def test_a_node_is_admitted_by_its_line_or_its_request_file_and_no_key_under_two
     assert "press_1 has this key" in said
     for wrong in ("press_4=abc", "press_4=" + "g" * 64, "a b=" + "0" * 64):
         assert invoke("admit", wrong, *config)[0] == 2
+    code, said = invoke("admit", "press_4", *config)
+    assert code == 2
+    assert "press_4 is no file and has no key: edge-node doctor prints the line" in said
     invoke("init", "press_9", "--into", str(folder / "device"))
     assert invoke("admit", str(folder / "press_9.request"), *config)[0] == 0
     assert len(enrolled_nodes(folder / "register.json")) == 3
