@@ -1,5 +1,6 @@
 """``coordinator serve``: its options, and the process that answers."""
 
+import errno
 import ipaddress
 import json
 import os
@@ -66,6 +67,8 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         raise ConfigError("--state", "name the state folder, or give --config", source="command line")
     if (certificate is None) is not (key is None):
         raise ConfigError("--certificate", "goes with --key", source="command line")
+    if certificate is not None and key is not None:
+        _check_pair(certificate, key)
     token, local = _token(token_file), _is_loopback(host)
     made = "" if token or local else secrets.token_urlsafe(24)
     missing = next((name for name in ("uvicorn", "starlette", "prometheus_client") if find_spec(name) is None), None)
@@ -179,8 +182,27 @@ def _listen(host: str, port: int) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return _bound(socket.socket(family, kind), address)
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            problem = f"{host} is no address of this machine; 0.0.0.0 is all of them"
+            raise ConfigError("--host", problem, source="command line") from error
         problem = f"cannot listen at {host} port {port}: {error}; choose another --port, or 0 for a free one"
         raise ConfigError("--port", problem, source="command line") from error
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """See that browsers can be answered before anything is said.
+
+    Raises:
+        ConfigError: They are no certificate and its key.
+    """
+    import ssl  # noqa: PLC0415 - only for https
+
+    try:
+        # A key with a password would wait for somebody to type it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        problem = f"{certificate} and {key} are no certificate chain and its key in PEM, without a password: {error}"
+        raise ConfigError("--certificate", problem, source="command line") from error
 
 
 def _bound(listening: socket.socket, address: Any) -> socket.socket:

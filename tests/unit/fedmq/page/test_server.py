@@ -301,8 +301,14 @@ def test_what_cannot_be_served_is_told_before_anything_is(tmp_path: Path) -> Non
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
         serve(state=tmp_path, token_file=tmp_path / "token")
-    with pytest.raises(ConfigError, match="choose another --port"):
+    with pytest.raises(ConfigError, match=r"--host: 203\.0\.113\.1 is no address of this machine"):
         serve(state=tmp_path, host="203.0.113.1", port=1)
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(ConfigError, match="choose another --port"):
+        serve(state=tmp_path, port=taken.getsockname()[1])
+    # It was a traceback, after the page's address.
+    with pytest.raises(ConfigError, match="are no certificate chain and its key in PEM, without a password"):
+        serve(state=tmp_path, certificate=tmp_path / "token", key=tmp_path / "token")
 
 
 @pytest.mark.parametrize(
