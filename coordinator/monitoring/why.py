@@ -77,8 +77,9 @@ def explain(waiting: Waiting) -> str:
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
-        waits = what.removeprefix("nothing: ") if reason in ENDINGS else f"waiting for {what}"
-        return f"{waits}; since {span(waiting.since_s)}{counts}{more}"
+        if reason in ENDINGS:
+            return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}{_goes_on(reason)}"
+        return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
     if reason in ENDINGS:
         return _ended(waiting, reason)
     last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
@@ -91,7 +92,13 @@ def _ended(waiting: Waiting, reason: str) -> str:
     """That a run is over whose coordinator has ended: as it should be, so that does not come first."""
     why = "" if reason == WaitReason.FINISHED else f" ({waited_words(reason).removeprefix('nothing: ')})"
     version = f", version {waiting.fields['version']}" if "version" in waiting.fields else ""
-    return f"the run is over{why}{version}; its coordinator was heard {span(waiting.said_s)} ago"
+    return f"the run is over{why}{version}; its coordinator was heard {span(waiting.said_s)} ago{_goes_on(reason)}"
+
+
+def _goes_on(reason: str) -> str:
+    """What a person changes who wants more of a run that is over; a budget that is spent is spent."""
+    key = {WaitReason.FINISHED: "round.versions", WaitReason.STOPPED_EARLY: "stopping.patience"}.get(WaitReason(reason))
+    return f"; to go on, raise {key} and start it again" if key else ""
 
 
 def nobody_trains(version: object, failing: Mapping[str, str], failed: int = 0) -> str:

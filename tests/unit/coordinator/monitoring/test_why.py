@@ -53,13 +53,18 @@ def test_between_two_versions_nobody_is_asked_and_no_empty_place_is_counted() ->
 
 
 def test_a_run_that_is_over_waits_for_no_update() -> None:
-    assert text("finished", since_s=86_400.0 * 3).endswith("; since 3 days, 2 online, version 3")
-    assert "start it again" not in text("finished", pid=None)
+    more = "; to go on, raise round.versions and start it again"
+    assert text("finished", since_s=86_400.0 * 3).endswith(f"; since 3 days, 2 online, version 3{more}")
+    assert text("stopped_early").endswith("; to go on, raise stopping.patience and start it again")
+    assert "to go on" not in text("budget")
 
 
 def test_a_run_that_is_over_needs_no_coordinator() -> None:
     """It began with `no coordinator is running`, of a run that had ended as it should."""
-    assert text("finished", pid=None) == "the run is over, version 3; its coordinator was heard 5 min ago"
+    assert text("finished", pid=None) == (
+        "the run is over, version 3; its coordinator was heard 5 min ago;"
+        " to go on, raise round.versions and start it again"
+    )
     early = text("stopped_early", pid=None)
     assert early.startswith("the run is over (stopping.patience evaluations in a row brought no improvement")
 
