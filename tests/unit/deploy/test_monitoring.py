@@ -95,6 +95,63 @@ def test_the_dashboard_has_no_panel_on_another_and_no_data_source_of_its_own() -
     assert dashboard["uid"] == "fedmq"
 
 
+def judged(tmp_path: Path, *, alert: str, series: dict[str, str], fires: bool) -> None:
+    """Have Prometheus' own tool say whether an alert fires after half an hour; each series in its notation."""
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    labels = 'instance="here",federation="plant",job="fedmq"'
+    told = [
+        {"series": f"{name[:-1]},{labels}}}" if name.endswith("}") else f"{name}{{{labels}}}", "values": values}
+        for name, values in series.items()
+    ]
+    # By count: what an alert says in words is not of interest.
+    wanted = [{"expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})', "eval_time": "30m"}]
+    wanted[0]["exp_samples"] = [{"labels": "{}", "value": 1}] if fires else []  # type: ignore[assignment] # as YAML
+    content = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": told, "promql_expr_test": wanted}],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump(content))
+    done = subprocess.run([program, "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "fires"),
+    [
+        ({}, True),
+        ({"fedmq_nodes_online": "1x60"}, False),
+        ({"fedmq_nodes_away": "9x60"}, False),
+        ({"fedmq_coordinator_up": "0x60"}, False),
+        ({'fedmq_waiting{reason="finished"}': "1x60"}, False),
+        ({'fedmq_waiting{reason="budget"}': "1x60"}, False),
+        ({'fedmq_waiting{reason="no_candidates"}': "1x60"}, True),
+    ],
+)
+def test_nobody_is_missed_who_is_away_by_the_pace_or_where_a_run_is_over(
+    tmp_path: Path, changed: dict[str, str], fires: bool
+) -> None:
+    """The rule fired for a fleet that checks in, and for a run that was over; `coordinator alerts` did not."""
+    names = {"fedmq_nodes_online": "0x60", "fedmq_nodes_known": "9x60", "fedmq_nodes_away": "0x60"}
+    judged(tmp_path, alert="FedmqNobodyOnline", series=names | {"fedmq_coordinator_up": "1x60"} | changed, fires=fires)
+
+
+@pytest.mark.parametrize(
+    ("values", "fires"),
+    [("0x60", False), ("_x20 9x40", True), ("0x20 9x40", True), ("9x60", True)],
+)
+def test_messages_that_the_broker_drops_are_told(tmp_path: Path, values: str, fires: bool) -> None:
+    judged(
+        tmp_path,
+        alert="FedmqBrokerDrops",
+        series={'fedmq_events_total{event="broker_dropped"}': values},
+        fires=fires,
+    )
+
+
 def test_prometheus_own_tool_finds_no_mistake(tmp_path: Path) -> None:
     program = shutil.which("promtool")
     if program is None:
