@@ -16,6 +16,7 @@ from edge_node.storage.read_only import read_node
 from edge_node.storage.reading_store import READINGS, read_memo, read_newest, read_stored
 from federation.doctor import Finding, passed, warned
 from federation.errors import StorageError
+from federation.storage.folder import lock_holder
 from federation.units import counted, human_bytes
 
 __all__ = ["check_readings", "read_status", "show_status"]
@@ -42,7 +43,9 @@ def read_status(folder: Path, now: float) -> dict[str, Any]:
     """
     node = read_node(folder)
     return {
+        "pid": lock_holder(folder),
         "run": node.run,
+        "heard_version": None if node.seen is None else node.seen.version,
         "held_version": node.held_version,
         "last_round": node.last_round,
         "outbox": len(node.outbox),
@@ -120,14 +123,21 @@ def _pair(value: object) -> tuple[float | None, float | None]:
 
 
 def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    pid = found["pid"]
+    yield Text("no node is running here; edge-node run goes on where it was" if pid is None else f"running, pid {pid}")
+    if found["run"] is None:
+        yield Text("no coordinator was heard yet: edge-node doctor says what is in the way")
+    else:
+        round_ = "none" if found["last_round"] is None else found["last_round"]
+        yield Text(f"run {found['run']}: version {found['heard_version']} was heard of, last round {round_}")
     # A small model is not kept on disk: to pull it again is cheaper than to write it.
     held = (
         "no model on disk (a small one is pulled again)"
         if found["held_version"] is None
         else f"version {found['held_version']} on disk"
     )
-    round_ = "none" if found["last_round"] is None else found["last_round"]
-    yield Text(f"{held}, last round {round_}, {counted(found['outbox'], 'update')} without a receipt")
+    waiting = f"{counted(found['outbox'], 'update')} without a final receipt: offered again until it comes"
+    yield Text(f"{held}; {waiting if found['outbox'] else 'every update has its receipt'}")
     readings = found["readings"]
     if readings is None:
         yield Text("no readings: the node has no [data]")

@@ -1,15 +1,18 @@
 """``edge-node status`` and the doctor say what came of readings: kept, dropped, refused, away, moved."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from edge_node.records import Seen
 from edge_node.setup.status import check_readings, read_status, show_status
 from edge_node.storage.reading_store import Block, Bounds, ReadingStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.doctor import Verdict
 from federation.errors import StorageError
+from federation.types import Epoch, ModelVersion, RoundId, RunId
 
 NOW = 2_000.0
 
@@ -71,6 +74,23 @@ def test_a_node_without_readings_says_so(folder: Path, capsys: pytest.CaptureFix
     assert read_status(folder, NOW)["readings"] is None
     show_status(folder, NOW, as_json=False)
     assert "no readings: the node has no [data]" in capsys.readouterr().out
+
+
+def test_a_person_reads_whether_it_runs_what_it_has_heard_and_that_nothing_is_owed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said `no model on disk, last round none, 0 updates without a receipt`, whether a node ran or not."""
+    show_status(folder, NOW, as_json=False)
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("no node is running here; edge-node run goes on where it was no coordinator was heard yet")
+    assert "every update has its receipt" in text
+    store = SqliteNodeStore(folder)
+    seen = Seen(run=RunId("r" * 16), epoch=Epoch(1), began_ms=1, round=RoundId(7), version=ModelVersion(5))
+    store.save_seen(seen)
+    show_status(folder, NOW, as_json=False)
+    store.close()
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith(f"running, pid {os.getpid()} run {'r' * 16}: version 5 was heard of")
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
