@@ -59,7 +59,7 @@ def draw_run(run: Run, folder: Path, *, dark: bool = False) -> Gallery:
         ("node-loss", lambda: draw_node_losses(run), "no node reported a loss"),
         ("node-accuracy", lambda: draw_node_accuracies(run), "no node evaluated a version"),
         ("participation", lambda: draw_participation(run), "no node sent an update"),
-        ("staleness", lambda: draw_staleness(run), "no applied update is known"),
+        ("staleness", lambda: draw_staleness(run), "no applied update is known that was late"),
     )
     if run.spent:
         pictures += (("privacy", lambda: draw_budget(run), "nothing was spent under differential privacy"),)

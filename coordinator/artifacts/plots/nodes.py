@@ -109,9 +109,9 @@ def draw_participation(run: Run) -> "Figure | None":
 
 
 def draw_staleness(run: Run) -> "Figure | None":
-    """How many versions the applied updates lagged behind; None when no applied update is known."""
+    """How many versions the applied updates lagged behind; None when none is known that did: one bar says nothing."""
     counts = Counter(update.staleness for update in run.updates if update.applied)
-    if not counts:
+    if not any(counts):
         return None
     total, largest = counts.total(), max(counts)
     width = largest // BINS_MAX + 1

@@ -175,7 +175,9 @@ def _draw_absence(axes: "Axes", run: Run, row: int, away: _Away, versions: Seque
     axes.barh(row, end - start, left=start, height=0.8, color=PALETTE[1], alpha=0.18, linewidth=0)
     missed = sum(since < point.version < until for point in run.versions)
     if end - start >= WRITTEN_MIN * max(times.values()):
-        axes.text((start + end) / 2, row, f"missed {counted(missed, 'version')}", ha="center", va="center", fontsize=9)
+        # Where no version was made, nobody was there to make one.
+        said = f"missed {counted(missed, 'version')}" if missed else "away"
+        axes.text((start + end) / 2, row, said, ha="center", va="center", fontsize=9)
 
 
 def _absences(news: Sequence[NewsPoint]) -> list[_Away]:

@@ -235,6 +235,13 @@ def test_the_staleness_of_all_applied_updates_is_drawn_even_when_it_is_large() -
         assert drawn == sum(update.applied for update in one.updates)
 
 
+def test_where_no_update_was_late_there_is_no_picture_of_it() -> None:
+    """It was one bar of all of them."""
+    columns: Any = report(3, 12)["updates"]
+    with styled():
+        assert draw_staleness(run(3, updates=columns | {"staleness": [0] * 36})) is None
+
+
 def test_many_nodes_are_drawn_as_a_crowd_with_its_median() -> None:
     with styled():
         figure = draw_node_losses(run(50))
@@ -296,6 +303,27 @@ def test_the_story_says_who_was_killed_what_it_missed_and_what_was_saved() -> No
         said = {text.get_text() for text in texts(figure)}
     assert {"node-0 killed", "node-0 back", "missed 3 versions"} <= said
     assert "a-run: 2 nodes, 12 versions, 92.5% right, 1/60 of the bytes of fp32" in said
+
+
+def test_where_no_version_was_made_a_node_is_away_and_has_missed_none() -> None:
+    """Of a whole fleet that is switched off for a night each node `missed 0 versions`."""
+    columns = {
+        "node": ["node-0"] * 6,
+        "version": [1, 2, 3, 4, 5, 6],
+        "base_version": [0] * 6,
+        "status": ["applied"] * 6,
+        "staleness": [0] * 6,
+        "loss": [1.0] * 6,
+    }
+    rounds: Any = report(1, 6)["rounds"]
+    made = [one | {"wall_s": 900.0 if one["version"] == 4 else 1.0} for one in rounds]
+    news = [{"node": "node-0", "version": 3, "what": "left"}, {"node": "node-0", "version": 4, "what": "back"}]
+    with styled():
+        figure = draw_story(run(1, updates=columns, rounds=made, news=news))
+        assert figure is not None
+        said = {text.get_text() for text in texts(figure)}
+    assert "away" in said
+    assert not {one for one in said if "missed" in one}
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6])
