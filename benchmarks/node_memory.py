@@ -20,8 +20,9 @@ from benchmarks.table import Figure, show
 from edge_node.records import Residual
 from edge_node.training.adoption import manifest_of
 from edge_node.training.update import difference, encode_update, taken
+from federation.contract import given
 from federation.protocol.messages import TrainSettings
-from federation.task import Array, TaskContext, given, prepare
+from federation.task import Array, TaskContext, prepare
 from federation.tasks import TorchTask
 from federation.tasks.data.whole_data import WholeData
 from update_codec import CodecSpec

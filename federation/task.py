@@ -14,7 +14,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.errors import TaskError
 from federation.picture import PictureInput
 from federation.protocol.limits import NAME_BYTES_MAX, fit_text
 from federation.protocol.messages import TrainSettings
@@ -151,22 +150,6 @@ class Reader(Protocol):
     @property
     def reads_only(self) -> bool:
         """See above."""
-
-
-def trained(result: object) -> TrainResult:
-    """What a task's ``train`` has given.
-
-    Raises:
-        TaskError: It is no `TrainResult`.
-    """
-    if not isinstance(result, TrainResult):
-        raise TaskError(f"the task's train() must give a TrainResult, not {type(result).__name__}")
-    return result
-
-
-def given(task: "Task", manifest: Manifest, model: Vectors) -> Parameters:
-    """The tensors of a model as this task may get them: views, or copies that it may write to."""
-    return manifest.unflatten(model, copies=not (isinstance(task, Reader) and task.reads_only))
 
 
 @runtime_checkable

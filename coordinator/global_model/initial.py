@@ -16,6 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from federation.contract import described_model
 from federation.documents import read_json
 from federation.errors import ConfigError, FederationError, TaskError, user_code
 from federation.inputs import Describable, Inputs
@@ -95,8 +96,7 @@ def initial_model(request: InitialRequest, task: Task | None = None) -> InitialM
             context = TaskContext(node_index=None, node_count=1, data=data, device="cpu", seed=request.seed)
             task = load_task(request.task)(context)
             task = as_requested(task, request)
-        arrays = dict(task.initial_parameters(request.seed))
-        manifest = Manifest.of(arrays, task.roles())
+        arrays, manifest = described_model(task, request.seed)
         # What is counted, and within which bounds, only the coordinator knows: nobody can make it from the seed.
         own, file = request.file is None and request.statistics is None, request.file
         vectors = manifest.flatten(arrays) if file is None else _from_file(file, arrays, manifest)

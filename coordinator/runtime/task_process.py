@@ -35,6 +35,7 @@ from coordinator.global_model.initial import (
     model_arrays,
     model_of_arrays,
 )
+from federation.contract import checked_metrics
 from federation.documents import read_json
 from federation.errors import FederationError, TaskError, described
 from federation.task import Task, TaskContext
@@ -143,7 +144,7 @@ class TaskHere:
 
     def evaluate(self, manifest: Manifest, model: Vectors) -> Mapping[str, float]:
         """Evaluate a version; raises what the task raises."""
-        return self.get().evaluate(manifest.unflatten(model))
+        return checked_metrics(self.get().evaluate(manifest.unflatten(model)))
 
     def rest(self) -> None:
         """It stays."""
@@ -276,7 +277,7 @@ def _answer(task: TaskHere, request: Mapping[str, Any], arrays: _Arrays) -> tupl
         return {}, model_arrays(task.initial())
     manifest = Manifest.from_bytes(arrays["manifest"].tobytes())
     model = Vectors(arrays["parameters"], arrays["statistics"], arrays["counters"])
-    return {"metrics": {name: float(value) for name, value in task.evaluate(manifest, model).items()}}, {}
+    return {"metrics": dict(task.evaluate(manifest, model))}, {}
 
 
 def end_without_coordinator(connection: socket.socket, within_s: float = END_S) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edge_node.storage.store import HeldModel
 from edge_node.training.worker import TrainingSetup
+from federation.contract import described_model
 from federation.errors import TaskError, user_code
 from federation.protocol.messages import ModelPart, ModelRef, PartKind
 from federation.task import Task
@@ -31,12 +32,7 @@ def manifest_of(task: Task, seed: int = 0) -> Manifest:
     Raises:
         TaskError: It has tensors that cannot travel.
     """
-    try:
-        with user_code("the task cannot make its initial model"):
-            arrays, roles = dict(task.initial_parameters(seed)), task.roles()
-        return Manifest.of(arrays, roles)
-    except CodecError as error:
-        raise TaskError(f"the task's model cannot be described: {error}") from error
+    return described_model(task, seed)[1]
 
 
 @dataclass(slots=True)

@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 
 from edge_node.engine.events import EvaluationFinished
 from edge_node.training.masking import Masking
+from federation.contract import checked_metrics, given
 from federation.errors import TaskError, described
 from federation.inputs import agree
-from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_metrics, fit_text
+from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_text
 from federation.protocol.messages import EvaluationReport
 from federation.protocol.sum_messages import PrivacyTerms
 from federation.runtime.clock import Clock
 from federation.runtime.log import get_log
-from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task, given
+from federation.task import TEST_EXAMPLES, Parameters, Stateful, Task
 from federation.types import Digest, ModelVersion, RunId
 from update_codec import Manifest, Vectors
 
@@ -72,7 +73,7 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
         if isinstance(task, Stateful):
             task.restore(job.state)
         agree(task, job.inputs_digest, job.inputs)
-        metrics = fit_metrics(task.evaluate(given(task, manifest, job.model)))
+        metrics = dict(checked_metrics(task.evaluate(given(task, manifest, job.model))))
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
         reason = "" if metrics else NOTHING_EVALUATED
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently

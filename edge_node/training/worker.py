@@ -23,15 +23,16 @@ from edge_node.training.masking import Learnt, Masking, mask_update
 from edge_node.training.priority import Priority
 from edge_node.training.process import TrainingMark, end_if_forked
 from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
+from federation.contract import Wanted, checked_result, given
 from federation.errors import TaskError
 from federation.inputs import agree
-from federation.protocol.limits import EXAMPLES_MAX, fit_metrics, fit_text
+from federation.protocol.limits import fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport, RoundAnnouncement
 from federation.runtime.clock import Clock
 from federation.runtime.failpoint import failpoint
 from federation.runtime.log import get_log
 from federation.runtime.transport import Inbox, InboxItem
-from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult, given, trained
+from federation.task import Correctable, Metrics, Parameters, Stateful, Stop, Task, TrainResult
 from federation.tasks.scaffold import ScaffoldTask, with_controls
 from federation.tasks.statistics.layout import columns_of, statistics_manifest
 from federation.tasks.statistics.task import StatisticsTask
@@ -170,10 +171,11 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     if isinstance(task, Stateful):
         task.restore(job.state)
     agree(task, announcement.model.inputs_digest, job.inputs)
-    result = trained(task.train(given(task, manifest, job.base), announcement.settings, stop))
+    result = task.train(given(task, manifest, job.base), announcement.settings, stop)
     train_s = clock.now() - began_s
     if stop():
         raise TaskError("stopped")
+    result = checked_result(result, Wanted.of(manifest))
     if setup.observe is not None:
         result = replace(result, metrics={**result.metrics, **setup.observe()})
     if announcement.settings.privacy is not None:
@@ -184,7 +186,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     done = FinishedTraining(
         round=announcement.round,
         frame=b"",
-        num_examples=_checked_examples(result),
+        num_examples=result.num_examples,
         metrics=fit_metrics(result.metrics),
         train_s=train_s,
         run=announcement.run,
@@ -391,10 +393,3 @@ def codec_seed(announcement: RoundAnnouncement, node: NodeId) -> int:
     """Every node and round draws another dither."""
     text = f"{announcement.run}/{announcement.round}/{node}".encode()
     return int.from_bytes(blake2b(text, digest_size=4).digest(), "little")
-
-
-def _checked_examples(result: TrainResult) -> int:
-    count = result.num_examples
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= EXAMPLES_MAX:
-        raise TaskError(f"num_examples must be a whole number from 1 to {EXAMPLES_MAX}, not {count!r}")
-    return count

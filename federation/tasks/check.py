@@ -9,83 +9,57 @@ check_task(build(TaskContext(node_index=0, node_count=2)))
 ```
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from numbers import Real
 
 import numpy as np
 
-from federation.errors import TaskError
+from federation.contract import Wanted, checked_metrics, checked_result, described_model, given_arrays
+from federation.errors import TaskError, user_code
 from federation.protocol.messages import TrainSettings
-from federation.task import Array, Metrics, Parameters, Task, TrainResult
-from update_codec import Role
-from update_codec.manifest import STAYS
+from federation.task import Metrics, Parameters, Task, TrainResult, prepare
 
 _ONE_STEP = TrainSettings(max_steps=1)
 
 
 def check_task(task: Task, settings: TrainSettings = _ONE_STEP) -> None:
-    """Build, train twice and evaluate.
+    """Prepare, train twice and evaluate, as a node does; what a node refuses is refused with the same words.
+
+    Some of what a node puts up with is refused, too: initial parameters that differ from call to call, arrays that a
+    later training changes, and metrics that are no finite numbers, which a node leaves out.
 
     Args:
         task: A node's task: its context has a ``node_index``.
         settings: How to train; by default one step.
 
     Raises:
-        TaskError: Lists everything that breaks the contract; or what the task itself raised.
+        TaskError: Lists what breaks the contract; or what the task itself raised.
     """
-    initial = task.initial_parameters(0)
-    roles = task.roles()
-    problems = [*_initial_problems(initial, task.initial_parameters(0), roles), *_role_problems(initial, roles)]
-    stays = {name for name, role in roles.items() if role in STAYS}
-    initial = {name: array for name, array in initial.items() if name not in stays}
-    given = {name: _read_only(array) for name, array in initial.items()}
-    first = task.train(given, settings, _never)
+    with user_code("the task cannot be prepared"):
+        prepare(task)
+    initial, manifest = described_model(task)
+    if not _same_bits(initial, described_model(task)[0]):
+        raise TaskError("initial_parameters gives other bits for the same seed")
+    wanted = Wanted.of(manifest)
+    model = {name: initial[name] for name in wanted.tensors}
+    first = _trained(task, model, settings, wanted)
     kept = {name: np.array(array) for name, array in first.parameters.items()}
-    problems += _result_problems(initial, first)
-    second = task.train(given, settings, _never)
-    problems += _result_problems(initial, second)
+    second = _trained(task, model, settings, wanted)
+    problems = [f"train: {problem}" for result in (first, second) for problem in _metric_problems(result.metrics)]
     if not _same_bits(kept, first.parameters):
         problems.append("the second training changed the arrays that the first returned: return copies")
-    problems += [f"evaluate: {problem}" for problem in _metric_problems(task.evaluate(given))]
+    with user_code("the evaluation failed"):
+        metrics = task.evaluate(given_arrays(task, model))
+    checked_metrics(metrics)
+    problems += [f"evaluate: {problem}" for problem in _metric_problems(metrics)]
     if problems:
         raise TaskError("; ".join(dict.fromkeys(problems)))
 
 
-def _initial_problems(initial: Parameters, again: Parameters, roles: Mapping[str, Role]) -> Iterator[str]:
-    if not initial:
-        yield "initial_parameters is empty"
-    for name, array in initial.items():
-        if roles.get(name) in STAYS:
-            continue
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-            yield f"{name} must be an array of floats or integers"
-        elif not np.isfinite(array).all():
-            yield f"{name} is not finite at first"
-    if not _same_bits(initial, again):
-        yield "initial_parameters gives other bits for the same seed"
-
-
-def _role_problems(initial: Parameters, roles: Mapping[str, Role]) -> Iterator[str]:
-    for name, role in roles.items():
-        if name not in initial:
-            yield f"roles names {name}, which is no tensor of the model"
-        elif role not in STAYS and (role is Role.COUNTER) != (initial[name].dtype.kind in "iub"):
-            yield f"{name} has dtype {initial[name].dtype}, which does not suit the role {role}"
-
-
-def _result_problems(initial: Parameters, result: TrainResult) -> Iterator[str]:
-    if isinstance(result.num_examples, bool) or not isinstance(result.num_examples, int) or result.num_examples < 1:
-        yield f"num_examples must be a whole number of at least 1, not {result.num_examples!r}"
-    if result.parameters.keys() != initial.keys():
-        difference = sorted(result.parameters.keys() ^ initial.keys())
-        yield f"train must return the tensors that came in; it differs in {difference}"
-    for name, array in result.parameters.items():
-        before = initial.get(name)
-        if before is not None and (array.shape, array.dtype) != (before.shape, before.dtype):
-            yield f"{name} was {before.dtype}{list(before.shape)} and came back as {array.dtype}{list(array.shape)}"
-        elif not np.isfinite(array).all():
-            yield f"{name} is not finite after training"
-    yield from (f"train: {problem}" for problem in _metric_problems(result.metrics))
+def _trained(task: Task, model: Parameters, settings: TrainSettings, wanted: Wanted) -> TrainResult:
+    with user_code("the training failed"):
+        result = task.train(given_arrays(task, model), settings, bool)
+    return checked_result(result, wanted)
 
 
 def _metric_problems(metrics: Metrics) -> Iterator[str]:
@@ -94,16 +68,7 @@ def _metric_problems(metrics: Metrics) -> Iterator[str]:
             yield f"the metric {name} must be a finite number, not {value!r}"
 
 
-def _read_only(array: Array) -> Array:
-    """What a node gives a task: a view that must not be written to."""
-    view = np.array(array)
-    view.flags.writeable = False
-    return view
-
-
 def _same_bits(some: Parameters, other: Parameters) -> bool:
-    return some.keys() == other.keys() and all(some[name].tobytes() == other[name].tobytes() for name in some)
-
-
-def _never() -> bool:
-    return False
+    return some.keys() == other.keys() and all(
+        np.asarray(some[name]).tobytes() == np.asarray(other[name]).tobytes() for name in some
+    )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from federation.errors import TaskError
+from federation.errors import FederationError, TaskError
 from federation.task import TaskContext, prepare
 from federation.tasks.check import check_task
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
@@ -136,7 +136,11 @@ def test_every_shape_keeps_the_contract_of_a_task(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_shape_that_cannot_train_is_refused_by_its_name(name: str) -> None:
+    """A simulated node prepares as a real one does."""
     shape, words = REFUSED[name]
+    options = TrainOptions(task=f"{FILE}:{PREFIX}{name}", nodes=NODES, per_round=NODES, rounds=1, codec="lossless")
+    with pytest.raises(FederationError, match=words):
+        build_experiment(options).run()
     for check in (prepare, check_task):
         with pytest.raises(TaskError, match=words):
             check(shape.build(TaskContext(node_index=0, node_count=NODES, device="cpu")))

@@ -9,9 +9,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from federation.contract import Wanted, checked_metrics, checked_result, given_arrays
 from federation.errors import TaskError, user_code
 from federation.inputs import Describable, Inputs, agree
-from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory, trained
+from federation.protocol.limits import fit_metrics
+from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory, prepare
 from federation.tasks.data.partitioners import Rows
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.pool.work import Trained, Work
@@ -19,6 +21,7 @@ from federation.tasks.scaffold import scaffolded
 from federation.tasks.training.torch_task import TorchTask
 from federation.types import Digest
 from update_codec import Role
+from update_codec.manifest import STAYS
 
 if TYPE_CHECKING:
     from federation.tasks.pool.part_training import PartTrainer
@@ -98,7 +101,7 @@ class NodePool:
     def evaluate(self, parameters: Parameters) -> Metrics:
         """Evaluate as the coordinator does."""
         with user_code("the evaluation failed"):
-            return self.server.evaluate(parameters)
+            return checked_metrics(self.server.evaluate(parameters))
 
     def num_examples(self, node: int) -> int | None:
         """The node's weight, where it is known before it trains."""
@@ -139,6 +142,7 @@ class NodePool:
     def _task(self, node: int) -> Task:
         if node not in self._tasks:
             task = self._part(node) if self._shared is not None else self._build(replace(self.context, node_index=node))
+            prepare(task)
             agree(task, *self._described)
             self._tasks[node] = scaffolded(task) if self._controlled else task
         return self._tasks[node]
@@ -148,13 +152,23 @@ class NodePool:
 
         return PartTask(self._trainer, node)
 
+    def _wanted(self, given: Parameters) -> Wanted:
+        """What a node that gets these tensors has to give back."""
+        return Wanted({name: array for name, array in given.items() if name not in self._stays}, self._stays)
+
+    @cached_property
+    def _stays(self) -> frozenset[str]:
+        return frozenset(name for name, role in self.roles().items() if role in STAYS)
+
     def _train_alone(self, node: int, work: Work) -> Trained:
         try:
             with user_code(f"the training of node {node} failed"):
                 task = self._task(node)
                 if isinstance(task, Stateful):
                     task.restore({**self.kept.get(node, {}), **work.states.get(node, {})})
-                result = trained(task.train({**work.base, **work.controls}, work.settings, _never))
+                given = {**work.base, **work.controls}
+                result = task.train(given_arrays(task, given), work.settings, _never)
+            result = checked_result(result, self._wanted(given))
         except TaskError as error:
             return Trained(node=node, parameters={}, num_examples=1, metrics={}, failure=str(error))
         if result.kept:
@@ -163,7 +177,7 @@ class NodePool:
             node=node,
             parameters=result.parameters,
             num_examples=result.num_examples,
-            metrics=result.metrics,
+            metrics=fit_metrics(result.metrics),
             pending={} if self._controlled else result.pending,
             spent=result.spent,
         )

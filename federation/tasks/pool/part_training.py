@@ -63,8 +63,27 @@ class PartTrainer:
         self._kept: dict[int, Parameters] = {} if kept is None else kept
 
     def prepare(self) -> None:
-        """Everything is loaded already; find out whether the model can be stacked."""
+        """Everything is loaded already: take a step that is thrown away, as a node does before its first round.
+
+        A node that cannot begin fails alone, where others can.
+
+        Raises:
+            TaskError: None can; why the first one cannot.
+        """
         self._stacked_trainer()
+        first: TaskError | None = None
+        for rows in self._rows:
+            try:
+                self._training.prepare(self._data(rows))
+            except TaskError as error:
+                first = first or error
+            else:
+                return
+        if first is not None:
+            raise first
+
+    def _data(self, rows: torch.Tensor) -> TensorData:
+        return TensorData((self._inputs[rows], self._targets[rows]), self._training.device)
 
     def initial_parameters(self, seed: int) -> Parameters:
         """The model's."""
@@ -94,8 +113,7 @@ class PartTrainer:
         Raises:
             TaskError: The parameters or the settings cannot be used, or the training diverged.
         """
-        rows = self._rows[node]
-        data = TensorData((self._inputs[rows], self._targets[rows]), self._training.device)
+        data = self._data(self._rows[node])
         plan = TrainingPlan(settings=settings, seed=0, stop=bool, correction=correction, kept=kept)
         return self._training.train_on(data, node, parameters, plan)
 
@@ -164,6 +182,8 @@ class PartTrainer:
 
 class PartTask:
     """One node of it, as a task whose steps can be corrected."""
+
+    reads_only = True
 
     def __init__(self, trainer: PartTrainer, node: int) -> None:
         self._trainer, self._node = trainer, node

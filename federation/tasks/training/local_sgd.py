@@ -170,7 +170,7 @@ class _Steps:
         with self.precision.forward():
             loss = self._own.loss_of(self._reading, batch)
         if self._first:
-            # A simulated node does not prepare.
+            # A node that waits for its readings could not look when it was prepared.
             refuse_untrained(self._model.module, loss, used)
             self._first = False
         # A forward pass may put other parameters in the place of those that it has used.

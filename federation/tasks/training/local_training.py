@@ -92,10 +92,10 @@ class LocalTraining:
         local, tied = self._personal.names, self.model.layout.tied
         return {name: role for name, role in self.model.roles().items() if tied.get(name, name) not in local}
 
-    def prepare(self) -> None:
-        """Make the model, read the data and run one step on two examples, whose result is thrown away."""
+    def prepare(self, data: LocalData | None = None) -> None:
+        """Make the model, read the data (or take another node's) and run a step on two examples, which is undone."""
         with self.guarded(seed=0):
-            batches = self._train_data.in_order(2)
+            batches = (self._train_data if data is None else data).in_order(2)
             batch = first_batch(batches, "the training data of this node")
             before = NonPersistentState.of(self.model.module)
             try_step(self.model, self._task.loss, batch, self._own)

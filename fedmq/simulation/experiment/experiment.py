@@ -25,6 +25,7 @@ from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import build_report
 from coordinator.monitoring.why import failures as failure_words
 from coordinator.monitoring.why import nobody_trains
+from federation.contract import described_model
 from federation.errors import FederationError
 from federation.protocol.messages import Decline
 from federation.task import KEPT_KEY
@@ -39,7 +40,7 @@ from fedmq.simulation.experiment.private_nodes import PRIVATE, check_private
 from fedmq.simulation.training.cluster import Cluster
 from fedmq.simulation.training.training_workers import Trainers
 from fedmq.simulation.world.trainer import Stragglers
-from update_codec import CodecSpec, Manifest
+from update_codec import CodecSpec
 
 __all__ = ["Experiment", "NobodyTrains", "Plan", "Result", "VersionFigures", "node_names", "run_report"]
 
@@ -160,8 +161,7 @@ class Experiment:
         self._private = plan.engine.train.privacy is not None
         if self._private:
             check_private(pool)
-        initial = dict(pool.initial_parameters(plan.seed))
-        self.manifest = Manifest.of(initial, pool.roles())
+        initial, self.manifest = described_model(pool, plan.seed)
         check_noised_model(plan.engine.noise, self.manifest.statistic_count)
         self.plan = plan = replace(plan, engine=plan.engine.for_model(self.manifest.parameter_count))
         masking = plan.engine.masking

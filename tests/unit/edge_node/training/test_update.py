@@ -21,8 +21,8 @@ from edge_node.training.update import (
     merge,
     taken,
 )
+from federation.contract import given as given_to
 from federation.errors import TaskError
-from federation.task import given as given_to
 from tests.rigs.node_doubles import MANIFEST, tensors, vectors
 from update_codec import CodecSpec, FrameError, Manifest, Role, Vectors, decode
 

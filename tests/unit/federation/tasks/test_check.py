@@ -94,9 +94,14 @@ def test_each_fault_is_named(task: Scripted, problem: str) -> None:
 
 
 def test_all_faults_are_listed_at_once() -> None:
-    task = Scripted(role={"x": Role.STATISTIC}, metrics={"loss": float("inf")})
-    with pytest.raises(TaskError, match=r"roles names x.*; evaluate: the metric loss"):
+    task = Scripted(initial=lambda _: {"w": np.array([np.nan])}, role={"x": Role.STATISTIC})
+    with pytest.raises(TaskError, match=r"w is not finite at first; roles names x"):
         check_task(task)
+    unlike = returning(num_examples=0, parameters={"w": np.zeros(3), "n": np.zeros((), int)})
+    with pytest.raises(TaskError, match=r"num_examples.*; w was float32"):
+        check_task(Scripted(result=unlike))
+    with pytest.raises(TaskError, match=r"return copies; evaluate: the metric loss"):
+        check_task(Scripted(result=reused, metrics={"loss": float("inf")}))
 
 
 def test_numpys_numbers_are_numbers() -> None:

@@ -16,7 +16,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
-from federation.errors import TaskError  # noqa: E402
+import fedmq  # noqa: E402
+from federation.errors import FederationError, TaskError  # noqa: E402
 from federation.protocol.messages import TrainSettings  # noqa: E402
 from federation.task import TaskContext  # noqa: E402
 from federation.tasks.adapters.jax import jax_task  # noqa: E402
@@ -155,5 +156,21 @@ def test_a_loss_that_compares_each_output_with_every_target_is_refused(name: str
     if is_of_rows:
         task.prepare()
     else:
-        with pytest.raises(TaskError, match="compares each output with the targets of all rows"):
+        words = "compares each output with the targets of all rows"
+        with pytest.raises(TaskError, match=words):
             task.prepare()
+        with pytest.raises(TaskError, match=words):
+            check_task(task)
+
+
+def test_a_loss_that_a_real_node_refuses_at_its_start_is_refused_in_a_simulation_with_the_same_words() -> None:
+    """The loss of all pairs is found in `prepare` alone."""
+
+    def first(_: Any) -> Any:
+        return {"w": jnp.zeros((4, 1)), "b": jnp.zeros(1)}
+
+    def build(context: TaskContext) -> Any:
+        return jax_task(context, init=first, loss=LOSSES["squares_of_pairs"][1], data=lambda: (X, X[:, 0]))
+
+    with pytest.raises(FederationError, match="compares each output with the targets of all rows"):
+        fedmq.simulate(build, nodes=2, rounds=2, progress=False)
