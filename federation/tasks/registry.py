@@ -23,6 +23,7 @@ from federation.errors import ConfigError, FederationError, TaskError, described
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, Task, TaskContext, TaskFactory, task_label
 from federation.tasks.arguments import divided
+from federation.tasks.drawing import built_alike
 
 _KEY = "task"
 
@@ -185,7 +186,8 @@ def load_task(name: str) -> TaskFactory:
         ConfigError: There is no such task; the message lists the names and the near ones.
     """
     if name in _program_tasks:
-        return _program_tasks[name]
+        build = _program_tasks[name]
+        return _guarded(getattr(build, "__name__", "of this program"), build)
     name, arguments = divided(name)
     build = _factory(name)
     if not arguments:
@@ -275,7 +277,7 @@ def _guarded(name: str, build: TaskFactory) -> TaskFactory:
     @wraps(build)
     def built(context: TaskContext) -> Task:
         with user_code(f"the task {task_label(name)} cannot be built"):
-            task = build(context)
+            task = built_alike(build, context)
         if task is None:
             raise TaskError(f"the task {task_label(name)} cannot be built: its function returns nothing")
         if isinstance(task, type) or hasattr(task, "forward"):  # a class that nobody has called, or the model alone

@@ -12,10 +12,7 @@ A round is one message to the client, as Flower's server would send it, and its 
 whose ``state`` is stored with the node.
 """
 
-import copy
 import functools
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +41,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, Stop, TaskContext, TaskFactory, TrainResult
+from federation.tasks.drawing import drawn_alike
 from update_codec import Role
 
 __all__ = ["FlowerTask", "flower_task"]
@@ -132,7 +130,7 @@ class FlowerTask:
         Raises:
             TaskError: There is no initial model, or the client failed.
         """
-        with _told(), _seeded(seed):
+        with _told(), drawn_alike(seed):
             if self.spec.initial is not None:
                 arrays = _named(self.spec.initial())
             elif self.spec.old:
@@ -166,7 +164,7 @@ class FlowerTask:
         if stop():
             raise TaskError("stopped before the client was asked")
         arrays, number = _without_round(parameters)
-        with _told(), _seeded(settings.seed + 7919 * self.flower.node_id):
+        with _told(), drawn_alike(settings.seed + 7919 * self.flower.node_id):
             config = self._config(settings, number)
             trained, examples, metrics = (self._train_old if self.spec.old else self._train)(arrays, config)
         trained = _like(arrays, trained) | {ROUND: np.array(number, np.int64)}
@@ -328,24 +326,6 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _check_status(status: Any) -> None:
     if status.code is not Code.OK:
         raise TaskError(f"the Flower client cannot do this: {status.message or status.code.name}")
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's own generators, which clients draw from, begin at the seed, and are put back."""
-    torch = sys.modules.get("torch")
-    before = (random.getstate(), np.random.get_state(), copy.copy(torch.random.get_rng_state()) if torch else None)  # noqa: NPY002 - what clients use
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - as above
-    if torch is not None:
-        torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002 - as above
-        if torch is not None:
-            torch.random.set_rng_state(before[2])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from federation.task import Array, TaskContext
 from federation.tasks.data.frames import columns_of, frame_numbers, is_frame, refuse_other_rows
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, matching_parts
 from federation.tasks.data.whole_data import WholeData
+from federation.tasks.drawing import called
 
 __all__ = ["Examples", "Pair"]
 
@@ -44,7 +45,7 @@ class Examples:
         """
         whole = WholeData.of(self.train)
         if whole is None:
-            own = self.train() if callable(self.train) else self.train
+            own = called(self.train, self.context.seed) if callable(self.train) else self.train
             self.__dict__["_columns"] = columns_of(own)
             return _pair(own)
         inputs, targets = whole()
@@ -62,7 +63,7 @@ class Examples:
             return None
         test, train = WholeData.of(self.test), WholeData.of(self.train)
         if test is None:
-            return _pair(self.test())
+            return _pair(called(self.test, self.context.seed))
         if self.context.node_index is None or train is None:
             return _pair(test())
         parts = matching_parts(self._parts(train), _traits(train), _traits(test), seed=self.context.seed)

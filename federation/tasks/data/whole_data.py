@@ -11,8 +11,9 @@ from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.data.frames import rows_at
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, part_of
+from federation.tasks.drawing import drawn_alike
 
-__all__ = ["WholeData"]
+__all__ = ["WholeData", "refuse_another"]
 
 
 def _as_it_is(inputs: Any) -> Any:
@@ -42,8 +43,7 @@ class WholeData:
 
         Several inputs or targets, a tuple or a dict of arrays in their place, are everything else.
         """
-        is_pair = isinstance(data, tuple | list) and len(data) == 2
-        if is_pair and not any(isinstance(each, tuple | Mapping) for each in data):
+        if _is_pair(data):
             pair = (data[0], data[1])
             return cls(lambda: pair)
         return data if isinstance(data, cls) else None
@@ -89,10 +89,45 @@ class WholeData:
         return self._arrays if "_arrays" in self.__dict__ else self._read()
 
     def _read(self) -> tuple[Any, ...]:
-        arrays = self.load()
+        with drawn_alike(0):
+            arrays = self.load()
         if len(arrays) not in {2, 3} or len({len(array) for array in arrays}) != 1:
             raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
         return arrays
+
+
+def refuse_another(one: Any, other: Any) -> None:
+    """Refuse inputs and targets of the whole federation that two participants, who build their tasks, do not both have.
+
+    Args:
+        one: What one of them gives its task as training data.
+        other: What the other one gives; what is no pair of arrays is not looked at.
+
+    Raises:
+        TaskError: They differ.
+    """
+    if not (_is_pair(one) and _is_pair(other)):
+        return
+    for what, left, right in zip(("inputs", "targets"), one, other, strict=True):
+        if left is not right and not _are_equal(left, right):
+            raise TaskError(
+                f"the {what} of the whole federation are others each time that the task is built: draw them with a"
+                " fixed seed, such as context.seed; a node's own data is given by a function (train_data=lambda: ...)"
+            )
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two arrays or tensors have the same values; other kinds of data are not looked at."""
+    left, right = (each.detach().cpu() if hasattr(each, "detach") else each for each in (one, other))
+    if not all(hasattr(each, "__array__") for each in (left, right)):
+        return True
+    left, right = np.asarray(left), np.asarray(right)
+    return left.shape == right.shape and bool(((left == right) | (left != left)).all())  # noqa: PLR0124 - NaN
+
+
+def _is_pair(data: Any) -> bool:
+    is_pair = isinstance(data, tuple | list) and len(data) == 2
+    return is_pair and not any(isinstance(each, tuple | Mapping) for each in data)
 
 
 def _first(owners: list[Any]) -> Array | None:

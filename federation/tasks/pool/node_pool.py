@@ -15,7 +15,7 @@ from federation.inputs import Describable, Inputs, agree
 from federation.protocol.limits import fit_metrics
 from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory, prepare
 from federation.tasks.data.partitioners import Rows
-from federation.tasks.data.whole_data import WholeData
+from federation.tasks.data.whole_data import WholeData, refuse_another
 from federation.tasks.pool.work import Trained, Work
 from federation.tasks.scaffold import scaffolded
 from federation.tasks.training.torch_task import TorchTask
@@ -74,7 +74,10 @@ class NodePool:
         if not isinstance(task, TorchTask) or task.local or task.local_norms or task.own_test is not None:
             return None
         data = WholeData.of(task.train_data)
-        return None if data is None else (task, data)
+        if data is None:
+            return None
+        refuse_another(task.train_data, getattr(self.server, "train_data", None))
+        return task, data
 
     @cached_property
     def _parts(self) -> list[Rows] | None:

@@ -33,6 +33,7 @@ __all__ = [
     "is_example",
     "mapped",
     "num_examples",
+    "output_of",
     "tensors_in",
 ]
 
@@ -293,6 +294,11 @@ class Reading:
     def _by_name(self, named: Mapping[str, Any]) -> tuple[tuple[()], Mapping[str, Any]] | None:
         chosen = named if self.any_name else {name: each for name, each in named.items() if name in self.names}
         return ((), dict(chosen)) if chosen else None
+
+
+def output_of(loss: Loss, batch: Batch, module: nn.Module) -> Any:
+    """The output of a model that is read as one with this loss."""
+    return Reading.of(module, loss).output(batch)
 
 
 def _would_broadcast(output: Any, target: Any) -> bool:

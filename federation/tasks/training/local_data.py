@@ -14,6 +14,7 @@ from federation.task import TaskContext
 from federation.tasks.data.frames import frame_numbers, in_float32, is_frame, number_objects, refuse_other_rows
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
 from federation.tasks.data.whole_data import WholeData
+from federation.tasks.drawing import called
 from federation.tasks.training.batches import (
     TARGET_NAMES,
     Batch,
@@ -83,7 +84,7 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
     if isinstance(data, WholeData):
         return TensorData(data.part(context, by), device)
     if callable(data) and not isinstance(data, Dataset):
-        return own_data(data(), device)
+        return own_data(data, device, context.seed)
     if isinstance(data, Dataset):
         _refuse_stream(data)
         rows = part_of(context, len(data), by=by, labels=labels_of(data))  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def local_data(data: Any, context: TaskContext, device: torch.device, by: str = 
     return TensorData(mapped(lambda tensor: tensor[torch.from_numpy(rows)], whole), device)
 
 
-def own_data(data: Any, device: torch.device) -> LocalData:
+def own_data(data: Any, device: torch.device, seed: int = 0) -> LocalData:
     """Data that needs no partition: arrays of one length, a Dataset, an iterable of batches, or a function of these.
 
     Raises:
@@ -107,7 +108,7 @@ def own_data(data: Any, device: torch.device) -> LocalData:
             return TensorData(data.tensors, device)
         return DatasetData(data, device)
     if callable(data):
-        return own_data(data(), device)
+        return own_data(called(data, seed), device)
     if isinstance(data, tuple | Mapping) or (isinstance(data, list) and not _is_batches(data)):
         return TensorData(data, device)
     if isinstance(data, Iterable) and not hasattr(data, "columns"):
@@ -375,7 +376,7 @@ def evaluation_data(test: Any, train: Any, context: TaskContext, device: torch.d
         TaskError: The data cannot be read or divided like that.
     """
     if context.node_index is None or (asked := _traits(test)) is None or (known := _traits(train)) is None:
-        return own_data(test, device)
+        return own_data(test, device, context.seed)
     parts = all_parts(context, known.length, by=by, labels=known.labels, owners=known.owners)
     rows = matching_parts(parts, known, asked, seed=context.seed)[context.node_index]
     if len(rows) == 0:

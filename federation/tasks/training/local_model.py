@@ -1,6 +1,5 @@
 """One torch model whose tensors go in and out as NumPy arrays, on the device that the configuration chooses."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from federation.errors import ConfigError, TaskError
 from federation.freed_memory import WORTH_RETURNING, return_freed_memory
 from federation.task import Array, Parameters
+from federation.tasks.drawing import drawn_alike
 from federation.tasks.training.spec import TorchTaskSpec
 from federation.tasks.training.tensors import as_array, layout_of, state_of
 from federation.tasks.training.torch_arrays import TrainedOnDevice
@@ -36,18 +36,17 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def module_of(task: TorchTaskSpec) -> nn.Module:
-    """A new module of the task's own, drawn from torch's seed alone.
+    """A new module of the task's own; call it where everything is `seeded`.
 
-    What a model draws by NumPy or Python and keeps beside its tensors, such as a permutation, is so the same in every
-    process: nobody sends it.
+    What a model draws and keeps beside its tensors, such as a permutation, is so the same in every process: nobody
+    sends it.
 
     Raises:
         TaskError: ``model`` does not make one, or the loss has parameters that nobody would train.
     """
     if isinstance(task.model, nn.Module):
         raise TaskError("model must be a function that makes the module: model=lambda: ...")
-    with _drawn_alike(torch.initial_seed() % 2**32):
-        module = task.model()
+    module = task.model()
     if not isinstance(module, nn.Module):
         raise TaskError(f"model must make a torch.nn.Module, not {type(module).__name__}")
     if isinstance(task.loss, nn.Module):
@@ -61,16 +60,11 @@ def module_of(task: TorchTaskSpec) -> nn.Module:
 
 
 @contextmanager
-def _drawn_alike(seed: int) -> Iterator[None]:
-    """Seed what NumPy and Python draw inside, and leave the process's own state as it was."""
-    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - what users' models draw from
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - as above
-    try:
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was."""
+    cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), drawn_alike(seed), torch.enable_grad():
         yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002 - as above
 
 
 class LocalModel:

@@ -17,7 +17,7 @@ from federation.privacy.noise import KEY_BYTES
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Array, Metrics, Parameters, ProgramForm, Stop, TrainResult
 from federation.tasks.data.frames import ByName, by_name, columns_of
-from federation.tasks.training.batches import Batch, Reading, inputs_of
+from federation.tasks.training.batches import Batch, Reading, inputs_of, output_of
 from federation.tasks.training.exporting import Example, two_rows, write_program, zeros_for
 from federation.tasks.training.local_data import (
     EVALUATION_BATCH,
@@ -30,10 +30,15 @@ from federation.tasks.training.local_data import (
     local_data,
     own_data,
 )
-from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device, module_of
+from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device, module_of, seeded
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
 from federation.tasks.training.metrics import Evaluation
-from federation.tasks.training.nonpersistent_state import JUDGED, NonPersistentState, refuse_nonpersistent
+from federation.tasks.training.nonpersistent_state import (
+    JUDGED,
+    NonPersistentState,
+    refuse_nonpersistent,
+    refuse_unseeded,
+)
 from federation.tasks.training.own_steps import OwnTraining
 from federation.tasks.training.personal import PersonalLayers, local_names
 from federation.tasks.training.private_sgd import private_objection, train_privately
@@ -59,14 +64,14 @@ class LocalTraining:
         What never changes must be the same in every run, since nobody sends it. Where it depends on the seed, all of
         the model is drawn from seed 0, so that what belongs together stays together.
         """
-        with _seeded(seed):
+        with seeded(seed):
             module = self._made()
         layout = self._layout(module)
         names = local_names(module, layout, self._task.local, norms=self._task.local_norms)
         arrays = arrays_of(module)
         if layout.constants and seed != 0:
             del module
-            with _seeded(0):
+            with seeded(0):
                 first = arrays_of(self._made())
             if any(first[name].tobytes() != arrays[name].tobytes() for name in layout.constants):
                 arrays = first
@@ -97,6 +102,9 @@ class LocalTraining:
         with self.guarded(seed=0):
             batches = (self._train_data if data is None else data).in_order(2)
             batch = first_batch(batches, "the training data of this node")
+            with seeded(0):
+                predict = partial(output_of, self._task.loss, batch)
+                refuse_unseeded(self.model.module, self.model.layout, self._made, predict)
             before = NonPersistentState.of(self.model.module)
             try_step(self.model, self._task.loss, batch, self._own)
             # Other rows, where there are any: what was made of the batch itself would be made of it again.
@@ -109,7 +117,7 @@ class LocalTraining:
         """Refuse what training has changed and nobody hears of."""
         module = self.model.module.eval()
         with torch.no_grad():
-            refuse_nonpersistent(module, before, partial(Reading.of(module, self._task.loss).output, batch))
+            refuse_nonpersistent(module, before, partial(output_of, self._task.loss, batch, module))
 
     def forget_data(self) -> None:
         """Read the data again when it is needed."""
@@ -327,7 +335,7 @@ class LocalTraining:
             torch.set_num_threads(self._task.threads)
         index = self._task.context.node_index
         where = "" if index is None else f" on node {index}"
-        with user_code(f"the task's model, data or loss failed{where}"), _seeded(seed, self.device):
+        with user_code(f"the task's model, data or loss failed{where}"), seeded(seed, self.device):
             yield
 
     @cached_property
@@ -342,7 +350,7 @@ class LocalTraining:
     @cached_property
     def _model_and_personal(self) -> tuple[LocalModel, PersonalLayers]:
         """The model, and its local tensors before anything is trained."""
-        with _seeded(0):
+        with seeded(0):
             model = LocalModel(self._made(), self.device, self._task.constant, self._task.changing)
         names = local_names(model.module, model.layout, self._task.local, norms=self._task.local_norms)
         return model, PersonalLayers(names, arrays_of(model.module) if names else {})
@@ -389,12 +397,3 @@ class LocalTraining:
 def node_seed(seed: int, node_index: int) -> int:
     """A seed of its own for each node and round: a sum would give node 1 of one round node 0's of the next."""
     return int(np.random.SeedSequence([abs(seed), node_index]).generate_state(1, np.uint64)[0] >> 1)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was."""
-    cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-        torch.manual_seed(seed)
-        yield

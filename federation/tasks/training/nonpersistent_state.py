@@ -18,8 +18,10 @@ import torch
 from torch import nn
 
 from federation.errors import TaskError, is_of_library
+from federation.tasks.training.tensors import Layout, as_array, state_of
+from update_codec import constant_digest
 
-__all__ = ["JUDGED", "NonPersistentState", "refuse_nonpersistent", "refuse_untrained"]
+__all__ = ["JUDGED", "NonPersistentState", "refuse_nonpersistent", "refuse_unseeded", "refuse_untrained"]
 
 JUDGED = 2
 """Trainings that are looked at: in one of a single step, what follows the weights has not moved yet."""
@@ -27,6 +29,10 @@ JUDGED = 2
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic)
 _GONE = object()
+_UNSEEDED = (
+    "every device would have its own. Draw from torch, numpy.random or random, which begin alike everywhere, or from a"
+    " generator with a fixed seed"
+)
 _HIDDEN_BYTES_MAX = 1 << 26
 """Modules beside the model with more bytes are not copied, and so not looked at."""
 
@@ -89,6 +95,11 @@ class NonPersistentState:
             else:
                 setattr(self.owners[number], name, _copied(value))
 
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """The copies by the names that they have in the model."""
+        for (owner, name), value in self.values.items():
+            yield ".".join(filter(None, (self.names[owner], name))), value
+
     def changed(self, since: "NonPersistentState") -> list[tuple[int, str]]:
         """Whose attributes are not what they were."""
         keys = dict.fromkeys((*since.values, *self.values))
@@ -133,6 +144,56 @@ def refuse_nonpersistent(module: nn.Module, before: NonPersistentState, predict:
         f"training changes {names}, which no other device hears of, and predictions depend on it. Make it a buffer"
         " (register_buffer) or a part of the model: it travels, or stays here where TorchTask(local=...) names it"
     )
+
+
+def refuse_unseeded(
+    module: nn.Module, layout: Layout, make: Callable[[], nn.Module], predict: Callable[[nn.Module], Any]
+) -> None:
+    """Refuse a model of which two that were made from one seed predict differently with the same weights.
+
+    Whatever asks the system for randomness (``os.urandom``, ``secrets``, a generator without a seed) gives another in
+    each process. To tensors that travel it does no harm; a permutation that is kept as an attribute is another model on
+    each node. A model that draws its predictions, or that cannot predict, is not judged.
+
+    Args:
+        module: As it was made.
+        layout: What of it travels.
+        make: Makes another one from the same seed.
+        predict: Runs one on the same inputs.
+
+    Raises:
+        TaskError: It names what differs, as far as that can be found.
+    """
+    before, modes = NonPersistentState.of(module), {part: part.training for part in module.modules()}
+    other = make().eval()
+    now, again = state_of(module), state_of(other)
+    fixed = [*layout.constants, *(name for name in now if name not in again or again[name].shape != now[name].shape)]
+    if changed := [name for name in fixed if name not in again or _bits(again[name]) != _bits(now[name])]:
+        raise TaskError(f"each time that the model is made it has another {', '.join(changed[:8])}: {_UNSEEDED}")
+    try:
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for name in layout.travelling:
+                again[name].copy_(now[name])
+            module.eval()
+            first, same, drawn = predict(module), predict(module), predict(other.to(next(iter(now.values())).device))
+            keeps_names = state_of(module).keys() == now.keys()  # else the step, which comes next, names what came
+    except Exception:  # noqa: BLE001 - user code; the step says what is wrong with it
+        return
+    finally:
+        before.put()
+        for part, mode in modes.items():
+            part.training = mode
+    if keeps_names and _close(first, same) and not _close(first, drawn):
+        found, known = (dict(NonPersistentState.of(each).named()) for each in (module, other))
+        names = [name for name, value in found.items() if name not in known or not _same(value, known[name])]
+        raise TaskError(
+            f"each time that the model is made it has another {', '.join(names[:8]) or 'way to predict'}, and"
+            f" predictions depend on it: {_UNSEEDED}, or make it a buffer"
+        )
+
+
+def _bits(tensor: torch.Tensor) -> str:
+    return constant_digest(as_array(tensor))
 
 
 def _is_of_torch(module: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """State in no tensor that travels: refused by name where predictions depend on it, and left alone where not."""
 
 import copy
+import itertools
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from federation.errors import TaskError
+import fedmq
+from federation.errors import FederationError, TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TaskContext, prepare
 from federation.tasks import TorchTask
@@ -502,3 +504,98 @@ def test_what_a_model_draws_beside_its_tensors_is_the_same_on_every_node() -> No
         made += [one._training.model.module.order, one.module_with(one.initial_parameters(7)).order]
         assert drawn == (np.random.random(), random.random()), "the process goes on drawing as before"  # noqa: NPY002
     assert all(each == made[0] for each in made)
+
+
+class Shuffled(nn.Module):
+    """Has an order of its inputs that somebody else has drawn."""
+
+    def __init__(self, order: Any) -> None:
+        super().__init__()
+        self.layer, self.order = nn.Linear(4, 2), order
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x[:, self.order])
+        return found
+
+
+class Hidden(Shuffled):
+    """Keeps it where nobody can look."""
+
+    def __init__(self, order: Any) -> None:
+        super().__init__(None)
+        self.chosen: Callable[[torch.Tensor], torch.Tensor] = lambda x: x[:, order]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(self.chosen(x))
+        return found
+
+
+class Frozen(Shuffled):
+    def __init__(self, order: Any) -> None:
+        super().__init__([0, 1, 2, 3])
+        self.first = nn.Parameter(torch.tensor(order, dtype=torch.float32), requires_grad=False)
+
+
+ORDERS = itertools.cycle(itertools.permutations(range(4)))
+"""What the system's randomness would be: another one at each call, whatever the seeds."""
+
+WIDTHS = itertools.count(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Shuffled(list(next(ORDERS))), "another order, and predictions depend on it"),
+        (lambda: nn.Sequential(nn.Identity(), Shuffled(torch.tensor(next(ORDERS)))), r"another 1\.order, and"),
+        (lambda: Hidden(list(next(ORDERS))), "another way to predict, and"),
+        (lambda: Frozen(next(ORDERS)), "another first: every device would have its own"),
+        (lambda: nn.Linear(4, next(WIDTHS)), "another weight, bias: every"),
+    ],
+)
+def test_a_model_that_is_another_in_each_process_is_refused(make: Callable[[], nn.Module], words: str) -> None:
+    """Each node trained an order of its own, and the mean of them predicted nothing; a simulation did not see it."""
+    for check in (prepare, check_task):
+        with pytest.raises(TaskError, match=words):
+            check(task(make))
+    with pytest.raises(FederationError, match=words):
+        fedmq.simulate(model=make, data=(X, Y), nodes=2, rounds=1, progress=False)
+
+
+def test_what_is_drawn_and_does_not_matter_or_is_sent_is_no_reason_to_refuse() -> None:
+    class Marked(nn.Linear):
+        """Has a name of its own, and first weights that nobody can draw again."""
+
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            self.mark = next(ORDERS)
+            with torch.no_grad():
+                self.weight[0].copy_(torch.tensor(self.mark))
+
+    class Drawing(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + torch.rand(1)
+
+    for model in (Marked, lambda: Drawing(4, 2)):
+        prepare(task(model))
+
+
+def test_a_model_is_made_twice_and_keeps_its_mode() -> None:
+    """What its author has set to evaluation mode stays so in the step that is tried."""
+    seen = list[bool]()
+
+    class Watched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.still = nn.Linear(4, 2), nn.Dropout().eval()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(self.still.training)
+            found: torch.Tensor = self.still(self.layer(x))
+            return found
+
+    one = task(Watched)
+    prepare(one)
+    assert not any(seen)
+    module = one._training.model.module
+    assert isinstance(module, Watched)
+    assert not module.still.training
