@@ -21,6 +21,7 @@ __all__ = ["export", "predict", "report"]
 
 BAR_CELLS = 30
 CLASSES_SHOWN = 10
+NAMES_SHOWN = 4
 BLOCK, REST = "█", "▏▎▍▌▋▊▉"
 
 ConfigOption = Annotated[
@@ -73,7 +74,9 @@ def export(  # noqa: PLR0913 - one parameter per option is how the library decla
         return
     typer.echo(f"version {written} written to {out}")
     if missing:
-        typer.echo(f"without what never changes, which is with the task (--task): {', '.join(missing)}", err=True)
+        more = f" and {len(missing) - NAMES_SHOWN} more" if len(missing) > NAMES_SHOWN else ""
+        named = ", ".join(missing[:NAMES_SHOWN]) + more
+        typer.echo(f"without what never changes, which is with the task (--task): {named}", err=True)
 
 
 def predict(  # noqa: PLR0913 - as above

@@ -132,10 +132,10 @@ def _needed(source: TaskSource | None, out: Path) -> TaskSource:
 
 
 def kept_line(folder: Path, task: str) -> str:
-    """Where a run is kept, and what can be done with it: a line for a person, and one to be pasted."""
+    """Where a run is kept, and what can be done with it: a line for a person, and one to be pasted, for every task."""
     state, named = shlex.quote(str(folder)), shlex.quote(task)
-    export = f"coordinator export model.onnx --state {state} --task {named}"
-    return f"kept in {folder}, for status, plot, predict and export:\n{export}"
+    more = f"for status, plot, predict and export (a torch model also as model.onnx, with --task {named})"
+    return f"kept in {folder}, {more}:\ncoordinator export model.safetensors --state {state}"
 
 
 def program_form(path: Path) -> ProgramForm | None:

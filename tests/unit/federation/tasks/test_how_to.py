@@ -1,11 +1,13 @@
 """The how-to for a user's own task says what works."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 from federation.task import TaskContext
+from federation.tasks import registry
 from federation.tasks.check import check_task
 from federation.tasks.registry import BUILTIN_TASKS, default_rounds, default_settings, load_task
 
@@ -63,3 +65,16 @@ def test_the_defaults_of_the_how_to_are_found(tmp_path: Path) -> None:
 def test_the_how_to_names_every_built_in_task() -> None:
     text = HOW_TO.read_text()
     assert all(f"`{name}`" in text for name in BUILTIN_TASKS)
+
+
+@pytest.mark.parametrize("page", ["jax", "keras", "lora", "scikit-learn", "coming-from-flower"])
+def test_what_a_page_s_example_imports_comes_with_the_line_that_installs_it(page: str) -> None:
+    """The digits of two pages are scikit-learn's, which nothing in their first line brought."""
+    text = (HOW_TO.parent / f"{page}.md").read_text()
+    extras = set(re.search(r"pip install 'fedmq\[([a-z,]+)\]'", text)[1].split(","))  # type: ignore[index]
+    brought = {module for module, extra in registry._EXTRAS.items() if extra in extras}
+    brought |= {"federation", "my_app"} | ({"sklearn"} if "demo" in extras else set())
+    code = text.split("```python\n")[1].split("```")[0]
+    imported = {node.module or "" for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import) for name in node.names}
+    assert {name.partition(".")[0] for name in imported} <= brought
