@@ -150,8 +150,9 @@ def _told(error: BaseException) -> str:
         words = str(error).strip()
     except Exception:  # noqa: BLE001 - what it says of itself is the user's code, too
         words = ""
-    place = _place(error)
-    return kind + (f": {words}" if words else "") + (f" ({place})" if place else "")
+    place, notes = _place(error), getattr(error, "__notes__", ())
+    said = kind + (f": {words}" if words else "") + (f" ({place})" if place else "")
+    return "; ".join((said, *map(str, notes)))
 
 
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})

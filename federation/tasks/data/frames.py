@@ -241,15 +241,18 @@ def number_objects(values: NDArray[Any], whose: str) -> NDArray[Any]:
     """Numbers of Python's own kinds as an array of the same shape.
 
     Args:
-        values: Of shape (rows,), of any type.
+        values: Of shape (rows,) or (rows, columns), of any type.
         whose: Said before the value that is no number, such as ``the data is object``.
 
     Returns:
-        int64 or bool where all are such, else float64 with NaN for what is missing.
+        int64 or bool where all of a column are such, else float64 with NaN for what is missing; the widest for all.
 
     Raises:
         TaskError: One is no number.
     """
+    if values.ndim > 1 and values.shape[1]:
+        columns = [number_objects(values[:, place], f"column {place} of {whose}") for place in range(values.shape[1])]
+        return np.stack(columns, axis=1)
     found = values.tolist()
     for row, value in enumerate(found):
         if value is None or type(value).__name__ == "NAType":

@@ -91,8 +91,11 @@ class WholeData:
     def _read(self) -> tuple[Any, ...]:
         with drawn_alike(0):
             arrays = self.load()
-        if len(arrays) not in {2, 3} or len({len(array) for array in arrays}) != 1:
+        if len(arrays) not in {2, 3}:
             raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
+        lengths = [len(array) for array in arrays]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise TaskError(f"the arrays of the data have {lengths} rows: they need as many, at least one")
         return arrays
 
 

@@ -53,7 +53,7 @@ class PartTrainer:
         self._task = task
         inputs, targets = data()
         device = self._training.device
-        self._inputs, self._targets = as_tensor(inputs).to(device), as_tensor(targets).to(device)
+        self._inputs, self._targets = (as_tensor(each).detach().to(device) for each in (inputs, targets))
         if not task.gaps:
             TensorData((self._inputs, self._targets), device).refuse_gaps()
         self._rows = [torch.from_numpy(np.ascontiguousarray(rows)).to(device) for rows in parts]

@@ -11,6 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from federation.errors import TaskError
+from federation.tasks.data.batch_notes import note_of
 
 __all__ = [
     "TARGET_NAMES",
@@ -231,8 +233,15 @@ class Reading:
         Raises:
             TaskError: The loss is none, or compares each output with the targets of all rows.
         """
-        output, target = self.output(batch), self.target(batch)
-        loss = self.loss(output, target)
+        try:
+            output, target = self.output(batch), self.target(batch)
+            loss = self.loss(output, target)
+        except TaskError:
+            raise
+        except Exception as error:
+            with suppress(Exception):  # a device on which a kernel has failed tells nothing any more
+                error.add_note(note_of(error, batch, taken=self._count(batch)))
+            raise
         if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
             given = f"tensor of shape {list(loss.shape)}" if isinstance(loss, torch.Tensor) else _kind(loss)
             raise TaskError(f"loss must return the mean loss of the batch, a tensor of one number, not a {given}")

@@ -271,7 +271,7 @@ def as_tensor(values: Any, *, fine: bool = True) -> torch.Tensor:
 def _numbers(values: Any) -> NDArray[Any]:
     """An array, a sequence or a frame's column in float32 or int64."""
     array = np.asarray(values)
-    if array.dtype.kind in "OUT" and array.ndim == 1:
+    if array.dtype.kind in "OUT" and array.ndim in {1, 2}:
         column = "" if getattr(values, "name", None) is None else f"column {values.name!r} of "
         array = number_objects(array, f"{column}the data is {getattr(values, 'dtype', array.dtype)}")
     if array.dtype.kind == "f":
@@ -294,9 +294,8 @@ def _tensors(data: Any) -> Any:
     if _are_examples(data):
         data = _stacked(data)
     if not isinstance(data, Mapping) and (not isinstance(data, tuple | list) or len(data) < 2):
-        raise TaskError(
-            "data must be (inputs, targets), more arrays of one length, a dict of them, a Dataset or batches"
-        )
+        what = f"(inputs, targets), more arrays of one length, a dict of them or a Dataset, not {type(data).__name__}"
+        raise TaskError(f"data must be {what}: batches of a node's own come from a function (train_data=lambda: ...)")
     if not isinstance(data, Mapping):
         refuse_other_rows(data[0], data[-1])
     made = _part(tuple(data) if isinstance(data, list) else data)

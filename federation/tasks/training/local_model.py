@@ -61,10 +61,18 @@ def module_of(task: TorchTaskSpec) -> nn.Module:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was."""
+    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was.
+
+    A default type of floats, or NumPy's error handling, that user code sets inside would else be that of the next
+    model, and of the codec.
+    """
     cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), drawn_alike(seed), torch.enable_grad():
-        yield
+    dtype = torch.get_default_dtype()
+    try:
+        with torch.random.fork_rng(devices=cuda), drawn_alike(seed), torch.enable_grad(), np.errstate():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class LocalModel:

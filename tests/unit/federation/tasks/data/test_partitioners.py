@@ -24,7 +24,7 @@ from federation.tasks.data.partitioners import (
 from federation.tasks.data.whole_data import WholeData
 from federation.tasks.label_counts import label_counts
 from federation.tasks.registry import load_task
-from federation.tasks.training.local_data import local_data
+from federation.tasks.training.local_data import local_data, own_data
 from federation.tasks.training.torch_task import TorchTask
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
@@ -166,8 +166,14 @@ def test_whole_data_is_prepared_row_by_row_or_all_at_once_with_the_same_values()
 
 
 def test_whole_data_of_two_lengths_is_refused() -> None:
-    with pytest.raises(TaskError, match="one length"):
+    """With the words that a node has for data of its own."""
+    words = r"the arrays of the data have \[3, 4\] rows: they need as many, at least one"
+    with pytest.raises(TaskError, match=words):
         WholeData(lambda: (np.arange(3), np.arange(4)))()
+    with pytest.raises(TaskError, match=words):
+        own_data((np.arange(3), np.arange(4)), torch.device("cpu"))
+    with pytest.raises(TaskError, match="inputs and targets of one length"):
+        WholeData(lambda: (np.arange(3),))()
 
 
 @settings(deadline=None, max_examples=40)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import Task, TaskContext, TrainResult
 from federation.tasks.builtin.mlp import cross_entropy, mlp
@@ -251,3 +252,30 @@ def test_a_training_that_gives_nothing_costs_that_node_its_work_alone() -> None:
     found = trained(NodePool(made, CONTEXT), TrainSettings(batch_size=0))
     assert "must give a TrainResult, not NoneType" in str(found[1].failure)
     assert all(found[node].failure is None for node in found if node != 1)
+
+
+def test_data_with_gradients_of_its_own_is_only_data() -> None:
+    """A simulation could not read it; a real node did."""
+    wanted = torch.tensor(INPUTS, requires_grad=True)
+
+    def made(context: TaskContext) -> TorchTask:
+        return TorchTask(context, model=partial(mlp, 12, 4), train_data=(wanted, LABELS), loss=cross_entropy)
+
+    pool = NodePool(made, CONTEXT)
+    pool.prepare()
+    assert not any(each.failure for each in trained(pool, SETTINGS[0]).values())
+
+
+def test_a_node_that_cannot_begin_fails_alone_and_where_none_can_everybody_hears_why() -> None:
+    """As real nodes do: a batch of one row is nothing for BatchNorm."""
+
+    def built(context: TaskContext, count: int) -> TorchTask:
+        model = lambda: nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4))  # noqa: E731 - as users write it
+        return TorchTask(context, model=model, train_data=(INPUTS[:count], LABELS[:count]), loss=cross_entropy)
+
+    pool = NodePool(partial(built, count=8), CONTEXT)
+    pool.prepare()
+    found = trained(pool, replace(SETTINGS[0], batch_size=0))
+    assert sum(each.failure is None for each in found.values()) == 1
+    with pytest.raises(TaskError, match="the first batch of this node has one"):
+        NodePool(partial(built, count=7), CONTEXT).prepare()

@@ -387,3 +387,12 @@ class Gappy(Dataset[Any]):
 def test_a_gap_is_found_by_its_place(data: Any, place: str) -> None:
     assert str(gap_in(own_data(lambda: data, CPU))).startswith(f"{place} is not finite")
     assert gap_in(own_data(gappy(0.0), CPU)) is None
+
+
+def test_a_table_of_objects_is_read_column_by_column() -> None:
+    """What ``frame.to_numpy()`` gives of columns of several kinds."""
+    table = np.array([[1, True, 2.5], [2, False, None]], dtype=object)
+    np.testing.assert_array_equal(as_tensor(table).numpy(), np.array([[1, 1, 2.5], [2, 0, np.nan]], np.float32))
+    assert as_tensor(table[:, :2]).dtype == torch.int64
+    with pytest.raises(TaskError, match="column 1 of the data is object, and must be numbers: row 1 has 'b'"):
+        as_tensor(np.array([[1, 2], [3, "b"]], dtype=object))

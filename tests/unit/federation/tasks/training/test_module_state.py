@@ -297,3 +297,22 @@ def test_a_model_that_changes_its_own_tensors_is_not_stacked(model: Any) -> None
     before = local.dump()
     assert Stacked(local, cross_entropy).objection(inputs[:4], targets[:4]) is not None
     assert all(np.array_equal(array, before[name]) for name, array in local.dump().items())
+
+
+def test_settings_of_the_process_that_a_model_changes_are_put_back() -> None:
+    """The next model was of float64 then, and the codec of the update ended with "underflow"."""
+
+    class Setting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.set_default_dtype(torch.float64)
+            np.seterr(all="raise")
+            return super().forward(x)
+
+    handling = np.geterr()
+    task = task_of(Setting)
+    check_task(task)
+    assert torch.get_default_dtype() is torch.float32
+    assert np.geterr() == handling
