@@ -89,6 +89,9 @@ def run_node(config: NodeConfig) -> int:
     """
     configure_log(json=config.log.as_json, level=config.log.level)
     address = broker_address(config.broker)
+    # A task may change the working directory, as scripts do to find their files: the state stays where it is.
+    store_section = config.store.model_copy(update={"folder": config.state_folder.absolute()})
+    config = config.model_copy(update={"store": store_section})
     with ExitStack() as opened:
         store = SqliteNodeStore(config.state_folder)
         opened.callback(store.close)

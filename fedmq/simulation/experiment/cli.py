@@ -111,8 +111,10 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
         Exit: With code 1: nothing comes of any training.
     """
     console = Console(stderr=True)
-    kept_in = None if options.keep is None else empty_folder(options.keep, "--keep")
+    kept_in = None if options.keep is None else empty_folder(options.keep.absolute(), "--keep")
     check_file("--report", options.report)
+    # A task may change the working directory, as scripts do to find their files.
+    report_to = None if options.report is None else options.report.absolute()
     options, config = resolve(options)
     experiment = experiment_of(options, config)
     _check_metric(experiment)
@@ -124,9 +126,9 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
 
     try:
         result = experiment.run(say, Complaints(console).hear)
-        if options.report is not None:
+        if report_to is not None:
             made = run_report(experiment, result, strategy=strategy_name(config), codec=config.codec.up)
-            options.report.write_text(json.dumps(made) + "\n")
+            report_to.write_text(json.dumps(made) + "\n")
     except NobodyTrains as error:
         console.print(f"simulation failed: {error}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED) from error

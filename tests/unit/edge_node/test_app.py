@@ -9,6 +9,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from edge_node import app
 from edge_node.app import _keeps_privacy, build_workshop, client_id, run_node
 from edge_node.config import NodeConfig, read_config
 from edge_node.runtime.connection import node_will
@@ -92,6 +93,23 @@ def test_state_folder_is_released_when_the_task_cannot_be_built(tmp_path: Path) 
     with pytest.raises(StoreLocked):
         run_node(config(tmp_path))
     store.close()
+
+
+def test_a_task_that_changes_the_working_directory_moves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written later than the store was opened went into a new folder elsewhere."""
+    seen = list[Path]()
+
+    def runs(found: NodeConfig, *_: object) -> int:
+        seen.append(found.state_folder)
+        return 0
+
+    monkeypatch.setattr(app, "_run", runs)
+    monkeypatch.chdir(tmp_path)
+    for given in (Path("here"), None):
+        assert run_node(config(tmp_path, store__folder=given)) == 0
+    assert seen == [tmp_path / "here", tmp_path / "state" / "pi-3"]
 
 
 def test_wrong_broker_url_is_said_before_the_state_folder_is_touched(tmp_path: Path) -> None:

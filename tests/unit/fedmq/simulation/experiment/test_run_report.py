@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from coordinator.artifacts.plots.gallery import draw_run
@@ -54,3 +55,18 @@ def test_a_report_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     problem = simulate("--train", "--report", str(tmp_path / "no" / "run.json"))
     assert isinstance(problem, ConfigError)
     assert "no folder" in str(problem)
+
+
+def test_a_task_that_changes_the_working_directory_moves_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was written into the directory that the task had changed to, without a word."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lines = ["import os", "from federation.tasks.builtin.synthetic import build_quadratic", "def build(context):"]
+    lines += [f"    os.chdir({str(elsewhere)!r})", "    return build_quadratic(context, size=3)"]
+    (tmp_path / "moving.py").write_text("\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert simulate("--train", "--task", "moving.py", "--report", "run.json", "--keep", "kept") is None
+    assert {each.name for each in tmp_path.iterdir()} >= {"run.json", "kept"}
+    assert list(elsewhere.iterdir()) == []
