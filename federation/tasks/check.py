@@ -19,10 +19,11 @@ from federation.errors import TaskError, user_code
 from federation.protocol.messages import TrainSettings
 from federation.task import Metrics, Parameters, Task, TrainResult, prepare
 
-_ONE_STEP = TrainSettings(max_steps=1)
+_TWO_STEPS = TrainSettings(local_epochs=2, max_steps=2)
+"""What follows the weights, such as a teacher, has not moved after one."""
 
 
-def check_task(task: Task, settings: TrainSettings = _ONE_STEP) -> None:
+def check_task(task: Task, settings: TrainSettings = _TWO_STEPS) -> None:
     """Prepare, train twice and evaluate, as a node does; what a node refuses is refused with the same words.
 
     Some of what a node puts up with is refused, too: initial parameters that differ from call to call, arrays that a
@@ -30,7 +31,7 @@ def check_task(task: Task, settings: TrainSettings = _ONE_STEP) -> None:
 
     Args:
         task: A node's task: its context has a ``node_index``.
-        settings: How to train; by default one step.
+        settings: How to train; by default two steps.
 
     Raises:
         TaskError: Lists what breaks the contract; or what the task itself raised.

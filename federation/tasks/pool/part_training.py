@@ -18,6 +18,7 @@ from federation.tasks.pool.work import Trained, Work
 from federation.tasks.training.local_data import TensorData, as_tensor
 from federation.tasks.training.local_sgd import TrainingPlan, is_plain
 from federation.tasks.training.local_training import LocalTraining, node_seed
+from federation.tasks.training.nonpersistent_state import NonPersistentState
 from federation.tasks.training.torch_task import TorchTask
 from update_codec import Role
 
@@ -70,7 +71,6 @@ class PartTrainer:
         Raises:
             TaskError: None can; why the first one cannot.
         """
-        self._stacked_trainer()
         first: TaskError | None = None
         for rows in self._rows:
             try:
@@ -78,9 +78,11 @@ class PartTrainer:
             except TaskError as error:
                 first = first or error
             else:
-                return
+                first = None
+                break
         if first is not None:
             raise first
+        self._stacked_trainer()
 
     def _data(self, rows: torch.Tensor) -> TensorData:
         return TensorData((self._inputs[rows], self._targets[rows]), self._training.device)
@@ -133,7 +135,8 @@ class PartTrainer:
                 if len(group.places) == 1:
                     yield self._one(work.nodes[group.places[0]], work)
                     continue
-                stack = trainer.train(work.base, group, (self._inputs, self._targets), work.settings)
+                with torch.no_grad():  # a loss may have tensors of its own that want a gradient
+                    stack = trainer.train(work.base, group, (self._inputs, self._targets), work.settings)
                 yield from self._results(work, stack)
 
     def _nodes_at_once(self, base: Parameters) -> int:
@@ -144,8 +147,10 @@ class PartTrainer:
         if not self._looked:
             self._looked = True
             with self._training.guarded(seed=0):
+                before = NonPersistentState.of(self._training.model.module)
                 made = Stacked(self._training.model, self._task.loss)
                 self._objection = made.objection(self._inputs[:4], self._targets[:4])
+                before.put()  # what a model has kept of it belongs to a transformation that is over
                 self._stacked = made if self._objection is None else None
         return self._stacked
 

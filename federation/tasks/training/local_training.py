@@ -330,11 +330,11 @@ class LocalTraining:
     @contextmanager
     def guarded(self, seed: int) -> Iterator[None]:
         """Set torch's threads, seed and gradients, and turn what the user's model or data raise into `TaskError`."""
+        index = self._task.context.node_index
+        where = "" if index is None else f" on node {index}"
         if self._task.threads:
             # OpenMP's setting belongs to the calling thread: the worker that trains must make it itself.
             torch.set_num_threads(self._task.threads)
-        index = self._task.context.node_index
-        where = "" if index is None else f" on node {index}"
         with user_code(f"the task's model, data or loss failed{where}"), seeded(seed, self.device):
             yield
 

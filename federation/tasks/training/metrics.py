@@ -13,9 +13,10 @@ import torch
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 from federation.errors import TaskError
-from federation.task import TEST_EXAMPLES, Metrics
+from federation.task import Metrics
 from federation.tasks.training.batches import Reading, num_examples
 from federation.tasks.training.local_data import EVALUATION_BATCH, NO_BATCH, LocalData
+from federation.tasks.training.spec import is_stateful
 
 __all__ = ["Answers", "Evaluation", "answers_of"]
 
@@ -54,19 +55,9 @@ class Evaluation:
         metrics: The task's own: by name, a function of (output, target) whose mean over the examples is taken, or an
             object with ``update(output, target)``, ``compute()`` and ``reset()``, as torchmetrics has them.
         accuracy: Whether to count right answers.
-
-    Raises:
-        TaskError: A metric is neither, or has a name that is taken.
     """
 
     def __init__(self, metrics: Mapping[str, Any], *, accuracy: bool) -> None:
-        if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
-            raise TaskError("metrics must be a dict of functions or objects, each with a name of text")
-        for name, metric in metrics.items():
-            if name in {"loss", TEST_EXAMPLES}:
-                raise TaskError(f"metrics: {name} is reported anyway; choose another name")
-            if not callable(metric) and not _is_stateful(metric):
-                raise TaskError(f"metrics: {name} must be a function of (output, target), not {type(metric).__name__}")
         self._own = metrics
         self._wanted = accuracy and "accuracy" not in metrics
         self._answers: Answers | None = None
@@ -77,7 +68,7 @@ class Evaluation:
         Raises:
             TaskError: There is no batch, or a metric is no number.
         """
-        stateful = {name: metric for name, metric in self._own.items() if _is_stateful(metric)}
+        stateful = {name: metric for name, metric in self._own.items() if is_stateful(metric)}
         means = {name: metric for name, metric in self._own.items() if name not in stateful}
         for metric in stateful.values():
             metric.reset()
@@ -160,10 +151,6 @@ def _classes(axis: int, output: torch.Tensor, target: torch.Tensor, gradient: to
         if float(agrees) < _AGREEMENT:
             return None
     return Answers(axis=axis, left_out=tuple(int(value) for value in left_out))
-
-
-def _is_stateful(metric: Any) -> bool:
-    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))
 
 
 def _placed(metric: Any, output: Any) -> Any:

@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from federation.errors import TaskError
 from federation.picture import PictureInput
 from federation.protocol.messages import TrainSettings
-from federation.task import Parameters, TaskContext
+from federation.task import TEST_EXAMPLES, Parameters, TaskContext
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-__all__ = ["TorchTaskSpec"]
+__all__ = ["TorchTaskSpec", "is_stateful"]
 
 
 @dataclass
@@ -91,8 +92,32 @@ class TorchTaskSpec:
     initial: Callable[[int], Parameters] | None = field(default=None, repr=False)
     kept: Parameters = field(default_factory=dict, init=False, repr=False)
 
+    def check(self) -> None:
+        """See whether the fields are what they should be, as far as that can be told at once and without torch.
+
+        Raises:
+            TaskError: It names the field.
+        """
+        for name in ("local", "constant", "changing", "classes", "features"):
+            if isinstance(value := getattr(self, name), str):
+                raise TaskError(f"{name} must be a list of names, such as [{value!r}], not one text")
+        if self.threads < 0:
+            raise TaskError(f"threads must be a number of at least 0, not {self.threads}")
+        if not isinstance(self.metrics, Mapping) or not all(isinstance(name, str) for name in self.metrics):
+            raise TaskError("metrics must be a dict of functions or objects, each with a name of text")
+        for name, metric in self.metrics.items():
+            if name in {"loss", TEST_EXAMPLES}:
+                raise TaskError(f"metrics: {name} is reported anyway; choose another name")
+            if not callable(metric) and not is_stateful(metric):
+                raise TaskError(f"metrics: {name} must be a function of (output, target), not {type(metric).__name__}")
+
     @property
     def is_live(self) -> bool:
         """Whether the data goes on arriving, and is asked for again at each round (`LiveWindows`)."""
         asked = (self.train_data, self.own_test, self.test_data)
         return any(getattr(getattr(each, "__self__", None), "is_live", False) for each in asked)
+
+
+def is_stateful(metric: Any) -> bool:
+    """Whether a metric gathers batches, as torchmetrics' do."""
+    return all(callable(getattr(metric, name, None)) for name in ("update", "compute", "reset"))

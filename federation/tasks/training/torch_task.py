@@ -42,11 +42,12 @@ class TorchTask(TorchTaskSpec):
     """A task around a torch model; its fields are those of `TorchTaskSpec`."""
 
     def __post_init__(self) -> None:
-        """Take the columns of data frames by the names that were given.
+        """Check the fields, and take the columns of data frames by the names that were given.
 
         Raises:
-            TaskError: A frame lacks one of them, or has it twice.
+            TaskError: A field is wrong; or a frame lacks a column, or has it twice.
         """
+        self.check()
         self._take_columns(tuple(self.features))
 
     def initial_parameters(self, seed: int) -> Parameters:

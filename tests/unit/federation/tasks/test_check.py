@@ -1,14 +1,18 @@
 """The conformance check names everything that a task does wrong."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import Metrics, Parameters, Stop, TrainResult
+from federation.task import Metrics, Parameters, Stop, TaskContext, TrainResult
+from federation.tasks import TorchTask
 from federation.tasks.check import check_task
 from update_codec import Role
 
@@ -111,3 +115,26 @@ def test_numpys_numbers_are_numbers() -> None:
     good = Scripted(result=returning(num_examples=np.int32(4), metrics={"loss": np.float32(0.5)}))
     check_task(good)
     assert TrainResult(parameters={}, num_examples=True).num_examples is True
+
+
+class Follows(nn.Module):
+    """A teacher that moves behind what is trained: at the first step both are alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.teacher = copy.deepcopy(self.layer).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            self.teacher.weight.lerp_(self.layer.weight, 0.1)
+        found: torch.Tensor = self.layer(x)
+        return found
+
+
+def test_what_the_second_step_alone_shows_is_found() -> None:
+    """A node refused it in its first round, which no check had said."""
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
+    here = TaskContext(node_index=0, node_count=1)
+    with pytest.raises(TaskError, match=r"changed in training, and does not travel: teacher\.weight"):
+        check_task(TorchTask(here, model=Follows, loss=nn.functional.cross_entropy, train_data=rows))

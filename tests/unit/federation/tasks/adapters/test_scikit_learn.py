@@ -318,7 +318,7 @@ def test_data_that_does_not_fit_is_refused_by_its_place() -> None:
         ((x, y), {"classes": range(9)}, "label 9, and the classes are 0, 1"),
         ((x, y), {"features": 12}, "64"),
         ((x, np.stack([y, y], 1)), {}, "one target per row"),
-        ((x, y[:5]), {}, "one length"),
+        ((x, y[:5]), {}, "1797, 5. rows: they need as many"),
         (lambda: (x, y), {"features": 64}, "say classes="),
         (lambda: (x, y), {"classes": range(10)}, "say features="),
         (lambda: 5, {"classes": range(10), "features": 64}, "inputs, targets"),

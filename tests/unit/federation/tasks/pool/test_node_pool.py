@@ -279,3 +279,37 @@ def test_a_node_that_cannot_begin_fails_alone_and_where_none_can_everybody_hears
     assert sum(each.failure is None for each in found.values()) == 1
     with pytest.raises(TaskError, match="the first batch of this node has one"):
         NodePool(partial(built, count=7), CONTEXT).prepare()
+
+
+class Keeping(nn.Module):
+    """Keeps what it has seen last, as hooks for pictures of activations do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(12, 4), list[torch.Tensor]()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(x)
+        self.last = [found]
+        return found
+
+
+OWN = torch.ones(4, requires_grad=True)
+
+
+def weighted(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A loss with a tensor of its own, which nobody trains."""
+    return nn.functional.cross_entropy(output * OWN, target)
+
+
+@pytest.mark.parametrize(("model", "loss"), [(partial(Keeping), cross_entropy), (partial(nn.Linear, 12, 4), weighted)])
+def test_what_a_stack_leaves_in_a_model_or_a_loss_stops_no_simulation(model: partial[nn.Module], loss: object) -> None:
+    """Tensors of a transformation that was over were copied later, and a loss that wants a gradient was read."""
+    pool = NodePool(partial(build, model=model, loss=loss), CONTEXT)
+    pool.prepare()
+    found = trained(pool, SETTINGS[0])
+    assert not any(each.failure for each in found.values())
+    alone = build(replace(CONTEXT, node_index=2), model=model, loss=loss)
+    wanted = alone.train(pool.initial_parameters(0), SETTINGS[0], bool).parameters
+    for name, array in found[2].parameters.items():
+        assert float(np.max(np.abs(np.subtract(array, wanted[name])))) < 1e-5

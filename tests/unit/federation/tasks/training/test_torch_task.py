@@ -424,3 +424,21 @@ def test_the_columns_of_a_nodes_own_frame_are_told_where_nobody_has_said_an_orde
     assert of(lambda: (frame, target), None).columns_unsaid() == ()
     own.adopt_inputs(Inputs(features=("a", "b")))
     assert own.columns_unsaid() == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"local": "head"}, r"local must be a list of names, such as \['head'\], not one text"),
+        ({"constant": "table"}, "constant must be a list"),
+        ({"changing": "teacher.*"}, "changing must be a list"),
+        ({"classes": "ab"}, "classes must be a list"),
+        ({"features": "heat"}, "features must be a list"),
+        ({"threads": -1}, "threads must be a number of at least 0, not -1"),
+        ({"metrics": {"share": 3}}, r"metrics: share must be a function of \(output, target\), not int"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named_before_anything_is_loaded(field: dict[str, Any], words: str) -> None:
+    """A text is a list of its letters; a metric that is none was found at the first evaluation, and only logged."""
+    with pytest.raises(TaskError, match=words):
+        TorchTask(TaskContext(node_index=None, node_count=1), model=nn.Identity, loss=max, train_data=None, **field)
