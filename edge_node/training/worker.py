@@ -197,14 +197,13 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
     )
     if announcement.privacy is not None:
         return _masked(setup, job, delta, done)
-    shared = Shared(seed=codec_seed(announcement, setup.node), context=_context(asked, job.average))
     update = encode_update(
         delta,
         manifest,
         spec,
         residual=job.residual,
         share=job.residual_share,
-        shared=shared,
+        shared=Shared(seed=codec_seed(announcement, setup.node), context=_context(asked, job.average)),
         norm_max=setup.norm_max,
         own=True,
     )
