@@ -33,7 +33,7 @@ import optax
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Metrics, Parameters, Stop, TaskContext, TrainResult
-from federation.tasks.data.examples import Examples, Pair
+from federation.tasks.data.examples import Examples, Pair, gap_in
 from update_codec import Role
 
 __all__ = ["JaxTask", "jax_task"]
@@ -146,7 +146,8 @@ class JaxTask:
                 total, steps = total + value, steps + 1
             arrays = self._arrays(tree)
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise TaskError(f"local training diverged: lower learning_rate ({settings.learning_rate})")
+            gap = gap_in((np.asarray(inputs), np.asarray(targets)))
+            raise TaskError(f"local training diverged: {gap or f'lower learning_rate ({settings.learning_rate})'}")
         return TrainResult(parameters=arrays, num_examples=len(inputs), metrics={"loss": float(total) / max(1, steps)})
 
     def evaluate(self, parameters: Parameters) -> Metrics:

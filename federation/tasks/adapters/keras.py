@@ -31,7 +31,7 @@ import numpy as np
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Metrics, Parameters, Stop, TaskContext, TrainResult
-from federation.tasks.data.examples import Examples
+from federation.tasks.data.examples import Examples, gap_in
 from update_codec import Role
 
 __all__ = ["KerasTask", "keras_task"]
@@ -122,7 +122,8 @@ class KerasTask:
             )
             arrays = {name: np.array(weight) for name, weight in _weights(model).items() if name in parameters}
         if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise TaskError(f"local training diverged: lower learning_rate ({settings.learning_rate})")
+            gap = gap_in((np.asarray(inputs), np.asarray(targets)))
+            raise TaskError(f"local training diverged: {gap or f'lower learning_rate ({settings.learning_rate})'}")
         metrics = {name: float(values[-1]) for name, values in history.history.items() if np.isfinite(values[-1])}
         return TrainResult(parameters=arrays, num_examples=len(inputs), metrics=metrics)
 

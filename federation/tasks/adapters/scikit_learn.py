@@ -42,7 +42,7 @@ from federation.tasks.adapters.scikit_learn_scalers import (
     scaler_roles,
     scaler_zero,
 )
-from federation.tasks.data.examples import Examples
+from federation.tasks.data.examples import Examples, gap_in
 from update_codec import Role
 
 __all__ = ["SklearnTask", "sklearn_task"]
@@ -299,6 +299,8 @@ class SklearnTask:
         inputs, targets = pair
         if inputs.ndim != 2 or inputs.shape[1] != self._columns:
             raise TaskError(f"the inputs have the shape {list(inputs.shape)}, and (rows, {self._columns}) is wanted")
+        if (gap := gap_in(pair)) is not None:
+            raise TaskError(gap)
         if self.model is None:
             return inputs.astype(np.float64), targets
         if targets.size != len(targets):
@@ -319,6 +321,8 @@ class SklearnTask:
         known = self.examples.known()
         if known is None:
             raise TaskError("each node has data of its own: say features=, how many columns the inputs have")
+        if np.ndim(known[0]) != 2:
+            raise TaskError(f"the inputs have the shape {list(np.shape(known[0]))}, and (rows, columns) is wanted")
         return int(np.shape(known[0])[1])
 
     @cached_property

@@ -64,7 +64,7 @@ def parts(estimator: Any) -> tuple[Any, Any]:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, _TRAINED):
+    if not isinstance(model, _TRAINED) or type(model).__name__.endswith("CV"):
         names = ", ".join(each.__name__ for each in _TRAINED)
         raise TaskError(f"{type(model).__name__} cannot be averaged: there are {names}, and scalers")
     if getattr(model, "average", False):

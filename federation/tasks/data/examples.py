@@ -11,10 +11,11 @@ from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.data.frames import columns_of, frame_numbers, is_frame, refuse_other_rows
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, matching_parts
-from federation.tasks.data.whole_data import WholeData
+from federation.tasks.data.tables import first_gap
+from federation.tasks.data.whole_data import WholeData, refuse_sparse
 from federation.tasks.drawing import called
 
-__all__ = ["Examples", "Pair"]
+__all__ = ["Examples", "Pair", "gap_in"]
 
 Pair = tuple[Array, Array]
 """Inputs and targets of one length."""
@@ -92,6 +93,14 @@ class Examples:
         return all_parts(self.context, traits.length, labels=traits.labels, owners=traits.owners)
 
 
+def gap_in(pair: Pair) -> str | None:
+    """Where the first number lies that is not finite, and what to do; None where there is none."""
+    for what, values in zip(("inputs", "targets"), pair, strict=True):
+        if (place := first_gap(values)) is not None:
+            return f"{place} of the {what} is not finite: fill the gap, or leave the row out"
+    return None
+
+
 def _traits(whole: WholeData) -> Traits:
     traits = whole.traits()
     # Classes may have names: a division by label wants numbers.
@@ -104,6 +113,7 @@ def _pair(data: Any, rows: Rows | None = None) -> Pair:
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise TaskError(f"data must be (inputs, targets), not {type(data).__name__}")
     refuse_other_rows(*data)
+    refuse_sparse(data)
     inputs, targets = (frame_numbers(each) if is_frame(each) else np.asarray(each) for each in data)
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise TaskError(f"{len(inputs)} inputs and {len(targets)} targets: need as many of each, at least one")

@@ -1,6 +1,6 @@
 """One data set of the whole federation, read when it is needed, divided by rows: for experiments on known data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from federation.tasks.data.frames import rows_at
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, part_of
 from federation.tasks.drawing import drawn_alike
 
-__all__ = ["WholeData", "refuse_another"]
+__all__ = ["WholeData", "refuse_another", "refuse_sparse"]
 
 
 def _as_it_is(inputs: Any) -> Any:
@@ -93,6 +93,7 @@ class WholeData:
             arrays = self.load()
         if len(arrays) not in {2, 3}:
             raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")
+        refuse_sparse(arrays)
         lengths = [len(array) for array in arrays]
         if len(set(lengths)) != 1 or not lengths[0]:
             raise TaskError(f"the arrays of the data have {lengths} rows: they need as many, at least one")
@@ -117,6 +118,17 @@ def refuse_another(one: Any, other: Any) -> None:
                 f"the {what} of the whole federation are others each time that the task is built: draw them with a"
                 " fixed seed, such as context.seed; a node's own data is given by a function (train_data=lambda: ...)"
             )
+
+
+def refuse_sparse(arrays: Iterable[Any]) -> None:
+    """Refuse matrices that have no length, such as SciPy's.
+
+    Raises:
+        TaskError: There is one.
+    """
+    for each in arrays:
+        if hasattr(each, "toarray"):
+            raise TaskError(f"data must be arrays, not {type(each).__name__}: give what its toarray() returns")
 
 
 def _are_equal(one: Any, other: Any) -> bool:

@@ -118,6 +118,9 @@ def test_what_does_not_fit_is_told() -> None:
         own.train(arrays, TrainSettings(learning_rate=1e30, local_epochs=5), bool)
     with pytest.raises(TaskError, match="not the model's arrays: other, w"):
         own.train({"other": arrays.pop("w"), **arrays}, TrainSettings(), bool)
+    gap = jax_task(NODES[0], init=init, loss=loss, data=lambda: (np.where(X > 2.2, np.nan, X), Y))
+    with pytest.raises(TaskError, match=r"diverged: row \d+, column \d of the inputs is not finite: fill the gap"):
+        gap.train(own.initial_parameters(0), TrainSettings(), bool)
     wrong = jax_task(NODES[0], init=init, loss=loss, data=(X[:, :2], Y))
     with pytest.raises(TaskError, match="failed"):
         wrong.prepare()

@@ -130,5 +130,9 @@ def test_what_does_not_fit_is_told() -> None:
         task(model=lambda: keras.Sequential([keras.layers.Dense(2)])).initial_parameters(0)
     with pytest.raises(TaskError, match="diverged"):
         task().train(arrays, TrainSettings(learning_rate=1e30, local_epochs=3), bool)
+    gap = X.copy()
+    gap[7, 1] = np.nan
+    with pytest.raises(TaskError, match="diverged: row 7, column 1 of the inputs is not finite: fill the gap"):
+        task(data=lambda: (gap, Y)).train(arrays, TrainSettings(), bool)
     with pytest.raises(TaskError, match="failed"):
         task(data=(X[:, :2], Y)).prepare()

@@ -8,8 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
+from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 from sklearn.datasets import load_diabetes, load_digits
-from sklearn.linear_model import LinearRegression, LogisticRegression, Perceptron, SGDClassifier, SGDRegressor
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    LogisticRegressionCV,
+    Perceptron,
+    SGDClassifier,
+    SGDRegressor,
+)
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
@@ -318,6 +326,10 @@ def test_data_that_does_not_fit_is_refused_by_its_place() -> None:
         ((x, y), {"classes": range(9)}, "label 9, and the classes are 0, 1"),
         ((x, y), {"features": 12}, "64"),
         ((x, np.stack([y, y], 1)), {}, "one target per row"),
+        (lambda: (gap, y), {"classes": range(10), "features": 64}, "row 3, column 5 of the inputs is not finite"),
+        ((csr_matrix(x), y), {}, r"not csr_matrix: give what its toarray\(\) returns"),
+        (lambda: (csr_matrix(x), y), {"classes": range(10), "features": 64}, r"toarray\(\) returns"),
+        ((x[:, 0], y), {}, r"the inputs have the shape \[1797\], and \(rows, columns\) is wanted"),
         ((x, y[:5]), {}, "1797, 5. rows: they need as many"),
         (lambda: (x, y), {"features": 64}, "say classes="),
         (lambda: (x, y), {"classes": range(10)}, "say features="),
@@ -326,6 +338,15 @@ def test_data_that_does_not_fit_is_refused_by_its_place() -> None:
     for data, options, words in cases:
         with pytest.raises(TaskError, match=words):
             sklearn_task(NODES[0], estimator=SGDClassifier(), data=data, **options).prepare()
+    whole = sklearn_task(TaskContext(node_index=0, node_count=1), estimator=SGDClassifier(), data=(gap, y))
+    with pytest.raises(TaskError, match="column 5 of the inputs is not finite"):
+        whole.prepare()
+    targets = np.where(np.arange(len(x)) == 4, np.nan, 1.0)
+    cross = sklearn_task(NODES[0], estimator=SGDRegressor(), data=lambda: (x, targets), features=64)
+    with pytest.raises(TaskError, match="row 4 of the targets is not finite"):
+        cross.prepare()
+    with pytest.raises(TaskError, match="LogisticRegressionCV cannot be averaged"):
+        sklearn_task(NODES[0], estimator=LogisticRegressionCV(), data=(x, y))
     scaling = sklearn_task(NODES[0], estimator=StandardScaler(), data=lambda: (gap, y), features=64)
     with pytest.raises(TaskError, match="row 3, column 5"):
         scaling.train(scaling.initial_parameters(0), ONE_PASS, bool)
