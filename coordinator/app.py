@@ -176,7 +176,11 @@ def _run(plan: _Plan, store: SqlStore, report: Path | None, task: EvaluatedTask)
         connections.open()
         try:
             watch = EnrolledWatch(_enrolled(config.security), inbox, executor.sealing)
-            with watch, releases, Supervision(inbox, lambda: connections.alive) as supervision:
+            with (
+                watch,
+                releases,
+                Supervision(inbox, lambda: connections.alive, folder=config.store.folder) as supervision,
+            ):
                 translate: Callable[[object], Event | None] = supervision.watching(while_leading(inbound.translate))
                 parts = (watched, executor, inbox, MonotonicClock(), translate)
                 with lost_on_error(*connections.threads, timeout_s=FLUSH_S):

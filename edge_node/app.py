@@ -19,6 +19,7 @@ from edge_node.rollout.installed import Installed
 from edge_node.rollout.receiver import Rollout
 from edge_node.rollout.starting import installed_for, rollout_for, with_release
 from edge_node.runtime.connection import node_will
+from edge_node.runtime.disk_trouble import DiskTrouble
 from edge_node.runtime.eligibility import Conditions, Sensors, columns_said, parse_hours, why_not
 from edge_node.runtime.executor import NodeExecutor, NodeParts
 from edge_node.runtime.inbound import Inbound
@@ -245,16 +246,14 @@ def _run(
         rest=transport.rest,
     )
     executor = NodeExecutor(parts)
-    settings = replace(node_settings(config, device, setup.manifest), private=_keeps_privacy(setup.task))
-    conditions, sensors = eligibility(config), Sensors()
-    fresh = _enough_new(ingestion, config.eligibility.examples_new_min)
+    sensors = Sensors()
     machine = NodeMachine(
-        settings,
+        replace(node_settings(config, device, setup.manifest), private=_keeps_privacy(setup.task)),
         store.incarnation,
         executor.recovered(),
         rng=random.SystemRandom().random,
         state_id=store.state_id,
-        gate=lambda: why_not(conditions, sensors) or fresh(),
+        gate=_gate(config, sensors, ingestion),
         device=lambda: {**sensors.capabilities(), **columns_said(setup.task)},
         lacks_key=(lambda: None) if sealing is None else sealing.lacks,
     )
@@ -263,8 +262,10 @@ def _run(
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         alive = lambda: transport.alive and trainer.gets_on and _takes_in(ingestion)  # noqa: E731 - of one use
-        with Supervision(inbox, alive) as supervision, lost_on_error(transport, timeout_s=FLUSH_S):
-            Driver(machine, executor, inbox, clock, supervision.watching(translate)).run()
+        supervised = Supervision(inbox, alive, folder=config.state_folder)
+        with supervised, lost_on_error(transport, timeout_s=FLUSH_S):
+            told = DiskTrouble(executor, supervised.obstacles)
+            Driver(machine, told, inbox, clock, supervised.watching(translate)).run()
         return _left(parts, keeper, rollout, signals)
 
 
@@ -287,9 +288,12 @@ def _takes_in(ingestion: Ingestion | None) -> bool:
     return ingestion is None or ingestion.alive
 
 
-def _enough_new(ingestion: Ingestion | None, least: int) -> Callable[[], str | None]:
-    """Why too little has come since the last training, or None."""
-    return (lambda: None) if ingestion is None else lambda: ingestion.readings.why_not(least)
+def _gate(config: NodeConfig, sensors: Sensors, ingestion: Ingestion | None) -> Callable[[], str | None]:
+    """Why the device does not train now, or None; too little may have come since the last training."""
+    conditions, least = eligibility(config), config.eligibility.examples_new_min
+    if ingestion is None:
+        return lambda: why_not(conditions, sensors)
+    return lambda: why_not(conditions, sensors) or ingestion.readings.why_not(least)
 
 
 def node_sealing(config: NodeConfig, topics: Topics, trust: Trust) -> NodeSealing | None:

@@ -32,7 +32,7 @@ from federation.documents import read_file, read_json, read_toml
 from federation.errors import ConfigError, FederationError
 from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
-from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
+from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url, read_password
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
 from federation.setting_errors import explained, siblings
 from federation.tasks.arguments import joined
@@ -52,14 +52,10 @@ __all__ = [
     "accepted_by",
     "broker_address",
     "load_config",
-    "read_password",
 ]
 
 CONFIG_BYTES_MAX = 1 << 20
 """A configuration file larger than this is refused, in bytes."""
-
-PASSWORD_BYTES_MAX = 4_200
-"""1,024 characters, a mark in front and a line end, in bytes."""
 
 Seconds = Annotated[float, Field(ge=0.0, le=SECONDS_MAX)]
 """A duration that a message can carry and a clock can wait for: a year at most."""
@@ -193,11 +189,12 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
     authority, certificate, key = (_file_named(section, name) for name in names)
     tls = TlsFiles(authority=authority, certificate=certificate, key=key) if authority or certificate or key else None
     address = parse_broker_url(section.url, tls=tls)
-    password = read_password(section.password_file)
+    password = None if section.password_file is None else read_password(section.password_file)
     return replace(
         address,
         username=address.username if section.username is None else section.username,
         password=address.password if password is None else password,
+        password_file=section.password_file,
     )
 
 
@@ -207,23 +204,6 @@ def _file_named(section: BrokerSection, name: str) -> str | None:
     if path is not None and path.exists() and not path.is_file():
         raise ConfigError(f"broker.{name}", f"{path} is no file")
     return None if path is None else str(path)
-
-
-def read_password(path: Path | None) -> str | None:
-    """The password in a file, without the line end.
-
-    Raises:
-        ConfigError: The file cannot be read, or is not one short line.
-    """
-    if path is None:
-        return None
-    try:
-        text = read_file(path, bytes_max=PASSWORD_BYTES_MAX).decode("utf-8-sig").rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
-    if not re.fullmatch(r"[^\r\n]{1,1024}", text):
-        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
-    return text
 
 
 @dataclass(slots=True)

@@ -21,10 +21,12 @@ from pathlib import Path
 import typer
 
 from federation.errors import ConfigError, FederationError
+from federation.identity.certificate_facts import presented, untrusted
 from federation.identity.certificates import common_name, read_certificate
 from federation.identity.private_files import read_text
 from federation.runtime.address import BrokerAddress
 from federation.runtime.dial import dial
+from federation.runtime.obstacles import read_obstacles
 from federation.runtime.visit import Seen
 from federation.storage.folder import access_remedy, lock_holder, remedy_for
 from update_codec.kernel import status
@@ -46,6 +48,7 @@ __all__ = [
     "judge_refusal",
     "package_version",
     "passed",
+    "passing_by",
     "said_by",
     "tell",
     "warned",
@@ -240,27 +243,29 @@ def check_tls(address: BrokerAddress, now_s: float) -> Finding | None:
     """
     if address.tls is None:
         return None
+
+    def connect(context: ssl.SSLContext) -> ssl.SSLSocket:
+        with dial(address.host, address.port, timeout_s=DIAL_S) as plain:
+            return context.wrap_socket(plain, server_hostname=address.host)
+
     try:
-        context = address.tls.context()
-        with (
-            dial(address.host, address.port, timeout_s=DIAL_S) as plain,
-            context.wrap_socket(plain, server_hostname=address.host) as secure,
-        ):
+        with connect(address.tls.context()) as secure:
             ends = str((secure.getpeercert() or {})["notAfter"])
             said = f"{secure.version()}, the broker's certificate ends {ends}"
     except ConfigError as error:
         return failed("tls", str(error), "see broker.tls_authority, tls_certificate and tls_key")
-    except ssl.SSLCertVerificationError as error:
-        said = f"the broker's certificate is not trusted here: {error.verify_message}"
-        remedy = (
-            "name the authority that signed it in broker.tls_authority; see the host name in the URL, and the clock"
-        )
-        return failed("tls", said, remedy)
+    except ssl.SSLError as error:
+        found = untrusted(error, address.host, address.tls, lambda: presented(connect), _moment(now_s))
+        return failed("tls", found.reason, found.remedy or "see whether this port speaks TLS")
     except OSError as error:
         return failed("tls", said_by(error), "see whether this port speaks TLS")
     if ssl.cert_time_to_seconds(ends) - now_s < CERTIFICATE_DAYS_MIN * 86_400:
         return warned("tls", said, "renew the broker's certificate")
     return passed("tls", said)
+
+
+def _moment(now_s: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(now_s, dt.UTC)
 
 
 def is_outdated(version: str) -> bool:
@@ -298,6 +303,12 @@ def judge_refusal(seen: Seen, *, with_certificate: bool) -> Finding:
     else:
         remedy = "see broker.username and broker.password_file, whether this port wants TLS, and the broker's own log"
     return failed("broker session", seen.reason, seen.remedy or remedy)
+
+
+def passing_by(folder: Path, said: str, remedy: str) -> Finding:
+    """No visit was tried, since the role runs: what it says itself of its broker, or ``said``, with its remedy."""
+    obstacle = read_obstacles(folder).get("node")
+    return warned("broker session", said, remedy) if obstacle is None else failed("broker session", obstacle, remedy)
 
 
 def said_by(error: OSError) -> str:

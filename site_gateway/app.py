@@ -241,11 +241,13 @@ class _Gateway:
                 with (
                     EnrolledWatch(enrolled, side, self.below.executor.sealing),
                     Supervision(
-                        self.inbox, lambda: self.above.transport.alive and self.below.connections.alive
+                        self.inbox,
+                        lambda: self.above.transport.alive and self.below.connections.alive,
+                        folder=self.store.folder,
                     ) as seen,
                 ):
                     alive = seen.watching(lambda event: event)
-                    translate = Translator(alive, self.above.inbound.translate, self.below.inbound.translate)
+                    translate = Translator(alive, self.above.inbound.translate, self.below.inbound.translate, seen.see)
                     parts = (driven, executor, self.inbox, clock, translate)
                     with lost_on_error(*self.below.connections.threads, self.above.transport, timeout_s=FLUSH_S):
                         Driver(*parts, settle=driven.settle, batch_max=BATCH_MAX).run()

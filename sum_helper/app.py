@@ -103,7 +103,8 @@ def _run(config: HelperConfig, store: HelperStore) -> int:
     with StopSignals(inbox, StopRequested()) as signals:
         transport.open()
         leaving = lost_on_error(transport, timeout_s=STOP_S)
-        with Supervision(inbox, lambda: transport.alive and summing.alive) as supervision, leaving:
+        alive = lambda: transport.alive and summing.alive  # noqa: E731 - of one use
+        with Supervision(inbox, alive, folder=config.state_folder) as supervision, leaving:
             machine, clock, settle = HelperMachine(rules), MonotonicClock(), executor.settle
             watched = supervision.watching
             Driver(machine, executor, inbox, clock, watched(inbound.translate), settle=settle, batch_max=TOGETHER).run()

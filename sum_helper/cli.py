@@ -144,8 +144,10 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         return
     nodes = found.pop("nodes")
     newest = found.pop("newest")
+    trouble = found.pop("trouble")
+    assert isinstance(trouble, dict)  # noqa: S101 - for the type checker
     found["newest"] = "none yet" if not isinstance(newest, Mapping) else _newest(newest)
-    for name, value in found.items():
+    for name, value in (found | trouble).items():
         typer.echo(f"{name:12} {'not yet' if value is None else value}")
     assert isinstance(nodes, dict)  # noqa: S101 - for the type checker
     for node, told in nodes.items():

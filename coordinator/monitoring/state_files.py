@@ -20,6 +20,7 @@ from coordinator.storage.files import NO_COORDINATOR, NO_RUN, STATUS
 from coordinator.storage.parts import Leader
 from federation.documents import read_json
 from federation.errors import StorageError
+from federation.runtime.obstacles import read_obstacles
 from federation.storage.folder import lock_holder, write_file
 from federation.units import counted
 
@@ -228,6 +229,8 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         if (folder / DATABASE).exists():
             raise StorageError(NO_COORDINATOR) from error
         raise StorageError(f"{folder} does not say; {NO_RUN}") from error
+    if obstacles := read_obstacles(folder):
+        fields["trouble"] = dict(obstacles)
     now = time.time()
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
 

@@ -67,16 +67,27 @@ MADE: Mapping[str, str] = {
 }
 """Why a version was made when it was: `round.buffer` updates, `round.max_wait_s`, or no node that could still help."""
 
+ABOVE = "node"
+"""A gateway's connection to the broker above."""
+
+CONNECTIONS: Mapping[str, str] = {
+    ABOVE: "the broker above",
+    "control": "the broker",
+    "data": "the broker, for the connection that carries updates",
+}
+
 
 def explain(waiting: Waiting) -> str:
     """One sentence or two for a person."""
     reason = str(waiting.fields.get("reason", "unknown"))
     nobody = reason == WaitReason.NO_CANDIDATES and not waiting.fields.get("online", 1)
-    what = NOBODY if nobody else f"{waited_words(reason)}{_whom(waiting.fields)}"
+    awaited = _blocked(waiting.fields) or waited_words(reason)
+    what = NOBODY if nobody else f"{awaited}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
     if waiting.pid is not None:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
+        more += _obstructed(waiting.fields)
         if reason in ENDINGS:
             return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}{_goes_on(reason)}"
         return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
@@ -86,6 +97,25 @@ def explain(waiting: Waiting) -> str:
     if reason == WaitReason.BEHIND:
         return f"{last}{seen}"
     return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
+
+
+def _blocked(fields: Mapping[str, Any]) -> str:
+    """Why there is no broker, where that is waited for: of one connection, as both have about the same."""
+    own = [why for name, why in sorted(_obstacles(fields).items()) if name != ABOVE]
+    return f"the broker: {own[0]}" if own and fields.get("reason") == WaitReason.BROKER else ""
+
+
+def _obstructed(fields: Mapping[str, Any]) -> str:
+    """What is in the way beside what is waited for."""
+    others = _obstacles(fields)
+    if fields.get("reason") == WaitReason.BROKER:
+        others = {name: why for name, why in others.items() if name == ABOVE}
+    return "".join(f"; {CONNECTIONS.get(name, name)}: {why}" for name, why in others.items())
+
+
+def _obstacles(fields: Mapping[str, Any]) -> Mapping[str, str]:
+    found = fields.get("trouble")
+    return {str(name): str(why) for name, why in found.items()} if isinstance(found, Mapping) else {}
 
 
 def _ended(waiting: Waiting, reason: str) -> str:

@@ -26,6 +26,7 @@ from federation.doctor import (
     failed,
     judge_refusal,
     passed,
+    passing_by,
     warned,
 )
 from federation.errors import FederationError
@@ -67,16 +68,16 @@ def examine_broker(config: NodeConfig, *, runs: bool) -> Iterator[Finding]:
     yield dialled
     if dialled.verdict is not Verdict.PASS:
         return
-    if config.broker.tls_certificate is not None and runs:
-        # A broker that takes the client id from the certificate would end the running node's connection for ours.
-        said = "not tried: the node runs, and the broker would take this visit for it"
-        yield warned("broker session", said, "see the node's own log")
-        return
     secured = check_tls(address, time.time())
     if secured is not None:
         yield secured
         if secured.verdict is Verdict.FAIL:
             return
+    if config.broker.tls_certificate is not None and runs:
+        # A broker that takes the client id from the certificate would end the running node's connection for ours.
+        said = "not tried: the node runs, and the broker would take this visit for it"
+        yield passing_by(config.state_folder, said, "see the node's own log")
+        return
     try:
         trust = node_trust(config.security)
     except FederationError as error:

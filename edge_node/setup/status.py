@@ -1,5 +1,6 @@
 """``edge-node status``: the device's readings and its work, from the state folder, while the node runs or not."""
 
+import errno
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,8 @@ from edge_node.storage.read_only import read_node
 from edge_node.storage.reading_store import READINGS, read_memo, read_newest, read_stored
 from federation.doctor import Finding, passed, warned
 from federation.errors import StorageError
-from federation.storage.folder import lock_holder
+from federation.runtime.obstacles import DISK, read_obstacles
+from federation.storage.folder import is_full, lock_holder, remedy_for
 from federation.units import counted, human_bytes
 
 __all__ = ["check_readings", "read_status", "show_status"]
@@ -49,8 +51,15 @@ def read_status(folder: Path, now: float) -> dict[str, Any]:
         "held_version": node.held_version,
         "last_round": node.last_round,
         "outbox": len(node.outbox),
+        "trouble": trouble_of(folder),
         "readings": _readings(folder, now) if (folder / READINGS).exists() else None,
     }
+
+
+def trouble_of(folder: Path) -> dict[str, str]:
+    """What is in the way of the node that runs there: its ``broker``, or its ``disk``, whoever asks."""
+    said = {("broker" if name == "node" else name): why for name, why in read_obstacles(folder).items()}
+    return ({DISK: f"it is full{remedy_for(OSError(errno.ENOSPC, ''), folder)}"} if is_full(folder) else {}) | said
 
 
 def show_status(folder: Path, now: float, *, as_json: bool) -> None:
@@ -138,6 +147,8 @@ def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     )
     waiting = f"{counted(found['outbox'], 'update')} without a final receipt: offered again until it comes"
     yield Text(f"{held}; {waiting if found['outbox'] else 'every update has its receipt'}")
+    for name, why in found["trouble"].items():
+        yield Text(f"{name}: {why}", style="bold red")
     readings = found["readings"]
     if readings is None:
         yield Text("no readings: the node has no [data]")

@@ -1,12 +1,17 @@
 """Where the broker is and how to reach it: one URL, or its parts."""
 
+import contextlib
 import ipaddress
+import re
+import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from federation.documents import read_file
 from federation.errors import ConfigError
 
 _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
@@ -15,6 +20,12 @@ _SCHEMES: dict[str, tuple[Literal["tcp", "websockets"], bool, int]] = {
     "ws": ("websockets", False, 80),
     "wss": ("websockets", True, 443),
 }
+
+PASSWORD_BYTES_MAX = 4_200
+"""1,024 characters, a mark in front and a line end, in bytes."""
+
+ALERT_S = 2.0
+"""How long a broker may take to look at our certificate, in seconds."""
 
 _ESCAPES = (
     "inside of a user name or password write / as %2F, # as %23, ? as %3F, @ as %40, : as %3A, [ as %5B, ] as %5D and "
@@ -52,6 +63,71 @@ class TlsFiles:
         return context
 
 
+class TlsContexts:
+    """A context for each connection, which the client library takes for one: a new one when a file has changed.
+
+    Args:
+        files: Where the certificates and the key are.
+
+    Attributes:
+        check_hostname: That each does so: the library asks.
+
+    Raises:
+        ConfigError: A file is missing or is not what it should be.
+    """
+
+    check_hostname = True
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files, self._marks = files, _marks(files)
+        self._context = files.context()
+
+    def renew(self) -> bool:
+        """Read the files again if they have changed; whether they had.
+
+        Raises:
+            ConfigError: They cannot be used, as while only one of a pair is there: what was read before stays.
+        """
+        marks = _marks(self._files)
+        if marks == self._marks:
+            return False
+        self._context, self._marks = self._files.context(), marks
+        return True
+
+    def wrap_socket(self, plain: socket.socket, **options: Any) -> ssl.SSLSocket:
+        """As of the context that was made last."""
+        return self._context.wrap_socket(plain, **options)
+
+
+def _marks(files: TlsFiles) -> tuple[object, ...]:
+    """What changes when one of the files does."""
+    marks: list[object] = []
+    for path in (files.authority, files.certificate, files.key):
+        with contextlib.suppress(OSError):
+            found = None if path is None else Path(path).stat()
+            marks.append(found and (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+    return tuple(marks)
+
+
+def alert_of(connect: Callable[[], socket.socket]) -> ssl.SSLError | None:
+    """What a broker says over TLS once it has seen our certificate; None where it waits for us, or says nothing.
+
+    While we say CONNECT it may close already: then the system resets the connection, and what it has said is lost.
+
+    Args:
+        connect: Makes a connection through our own context.
+    """
+    try:
+        with connect() as secure:
+            secure.settimeout(ALERT_S)
+            secure.recv(1)
+    except ssl.SSLError as error:
+        return error
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
     """One broker.
@@ -62,6 +138,7 @@ class BrokerAddress:
         tls: Certificates, or None for a plain connection.
         username: For the broker's password file; None is anonymous, or identified by certificate.
         password: Its password.
+        password_file: Where the password is, for a later connection: it may be changed there.
         transport: ``tcp``, or ``websockets`` where only HTTP passes.
         path: Path of the websocket.
     """
@@ -71,6 +148,7 @@ class BrokerAddress:
     tls: TlsFiles | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
     transport: Literal["tcp", "websockets"] = "tcp"
     path: str = "/mqtt"
 
@@ -111,6 +189,21 @@ def parse_broker_url(url: str, *, tls: TlsFiles | None = None, source: str = "co
         transport=transport,
         path=_websocket_path(parts),
     )
+
+
+def read_password(path: Path) -> str:
+    """The password in a file, without the line end.
+
+    Raises:
+        ConfigError: The file cannot be read, or is not one short line.
+    """
+    try:
+        text = read_file(path, bytes_max=PASSWORD_BYTES_MAX).decode("utf-8-sig").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        raise ConfigError("broker.password_file", f"cannot be read: {error}", source=str(path)) from error
+    if not re.fullmatch(r"[^\r\n]{1,1024}", text):
+        raise ConfigError("broker.password_file", "must hold one line of at most 1,024 characters", source=str(path))
+    return text
 
 
 def printable_url(url: str) -> str:

@@ -6,9 +6,11 @@ where all of these names are there. With any other release `Client` leaves readi
 and as right.
 """
 
+import datetime as dt
 import os
 import re
 import socket
+import ssl
 from typing import Any, Literal, Protocol
 
 from paho import mqtt
@@ -18,8 +20,10 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from federation.runtime.address import BrokerAddress
+from federation.identity.certificate_facts import CertificateFacts, presented, rejected, untrusted
+from federation.runtime.address import BrokerAddress, TlsContexts, alert_of, read_password
 from federation.runtime.dial import dial
+from federation.runtime.obstacles import Obstacle, away
 from federation.runtime.session import SessionSettings
 from federation.runtime.transport import Will
 
@@ -74,11 +78,24 @@ class Client(paho.Client):
             manual_ack=True,  # always: an automatic PUBACK would follow also a message that the inbox did not take
         )
         self._address, self._session = address, session
-        self._tls_context = None if address.tls is None else address.tls.context()
-        if self._tls_context is not None:
-            self.tls_set_context(self._tls_context)
+        self._contexts = None if address.tls is None else TlsContexts(address.tls)
+        if self._contexts is not None:
+            self.tls_set_context(self._contexts)  # type: ignore[arg-type]
+        self._alert: ssl.SSLError | None = None
         self._peer = ""
         self._silent: set[str] = set()
+
+    def renew_credentials(self) -> None:
+        """Read certificates, key and password again, as they may have been renewed while this process runs.
+
+        Raises:
+            ConfigError: One cannot be used: what was read before goes on being used.
+        """
+        file = self._address.password_file
+        if file is not None and file.is_file():  # a pipe is filled once
+            self.username_pw_set(self._address.username, read_password(file))
+        if self._contexts is not None:
+            self._contexts.renew()
 
     def connect_anew(self, *, clean: bool) -> None:
         """Connect, and say CONNECT; ``clean`` forgets the session.
@@ -87,6 +104,7 @@ class Client(paho.Client):
             OSError: There is no connection.
             ValueError: The server speaks something else.
         """
+        self._alert = None
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = self._session.session_expiry_s
         properties.ReceiveMaximum = self._session.receive_max
@@ -112,10 +130,28 @@ class Client(paho.Client):
             OSError: There is none.
         """
         plain = self._create_socket_connection()
-        if self._tls_context is None:
-            return plain
+        return plain if self._contexts is None else self._secured(plain, self._contexts)
+
+    def obstacle(self, problem: Exception) -> Obstacle:
+        """Why `connect_anew` has failed."""
+        tls = self._address.tls
+        if tls is None or not isinstance(problem, ssl.SSLError):
+            return away(str(problem) or type(problem).__name__)
+        return untrusted(problem, self._address.host, tls, self._presented, dt.datetime.now(dt.UTC))
+
+    def refusal(self) -> Obstacle | None:
+        """Why a connection may have ended without an answer, where TLS or our own certificate says it."""
+        tls = self._address.tls
+        if tls is None:
+            return None
+        return rejected(self._alert or alert_of(self.make_connection), tls, dt.datetime.now(dt.UTC))
+
+    def _presented(self) -> CertificateFacts | None:
+        return presented(lambda context: self._secured(self._create_socket_connection(), context))
+
+    def _secured(self, plain: socket.socket, context: ssl.SSLContext | TlsContexts) -> ssl.SSLSocket:
         try:
-            return self._tls_context.wrap_socket(plain, server_hostname=self._address.host)
+            return context.wrap_socket(plain, server_hostname=self._address.host)
         except BaseException:
             plain.close()
             raise
@@ -154,11 +190,18 @@ class FastClient(Client):
         """
         if not self.has_read:
             if bufsize >= READ_BYTES or self._address.transport != "tcp":
-                return super()._sock_recv(bufsize)
-            self._read, self._taken = super()._sock_recv(READ_BYTES), 0
+                return self._received(bufsize)
+            self._read, self._taken = self._received(READ_BYTES), 0
         part = self._read[self._taken : self._taken + bufsize]
         self._taken += len(part)
         return part
+
+    def _received(self, bufsize: int) -> bytes:
+        try:
+            return super()._sock_recv(bufsize)
+        except ssl.SSLError as alert:
+            self._alert = alert  # the library says only that the connection is lost
+            raise
 
     def loop_write(self) -> MQTTErrorCode:
         """The same, with small packets in one call: the interpreter goes to another thread, and back, with each."""

@@ -30,7 +30,9 @@ class Machine(Protocol[EventT_contra, EffectT_co]):
 class Executor(Protocol[EffectT_contra, EventT_co]):
     """Carries out effects; what a carried-out effect answers comes back as events."""
 
-    stopped: bool
+    @property
+    def stopped(self) -> bool:
+        """Whether the loop ends."""
 
     def execute(self, effect: EffectT_contra) -> Iterable[EventT_co]:
         """Run one effect."""

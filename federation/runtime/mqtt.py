@@ -23,10 +23,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from federation.errors import ConfigError
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.client import Connection, make_client
 from federation.runtime.network_thread import INBOX_WAIT_S, NetworkThread
-from federation.runtime.obstacles import OLD, Obstacle, away, lacking, refused, speaks_only_older, unanswered
+from federation.runtime.obstacles import OLD, Obstacle, lacking, refused, speaks_only_older, unanswered
 from federation.runtime.outbound import Outgoing
 from federation.runtime.session import SessionSettings, TakeoverDetector, publish_packet_bytes
 from federation.runtime.subscriptions import Subscriptions
@@ -92,11 +93,12 @@ class MqttTransport(NetworkThread):
         """One connection, from connect to its end."""
         self._generation += 1
         self._ending = self._obstacle = None
+        self._renew()
         try:
             self._client.connect_anew(clean=self._shared)
         except (OSError, ValueError) as problem:  # name look-up, refused, TLS, websocket handshake
             where = {"host": self._address.host, "port": self._address.port}
-            self._blocked("connect_failed", away(str(problem) or type(problem).__name__), **where)
+            self._blocked("connect_failed", self._client.obstacle(problem), **where)
             return
         self._shared = False
         try:
@@ -108,6 +110,14 @@ class MqttTransport(NetworkThread):
             raise
         finally:
             self._ended()
+
+    def _renew(self) -> None:
+        try:
+            self._client.renew_credentials()
+        except ConfigError as problem:
+            self._log.warning(
+                "credentials_kept", reason=str(problem), remedy="those of before are used until it is mended"
+            )
 
     def _serve(self) -> None:
         connection = self._client.socket()
@@ -199,6 +209,8 @@ class MqttTransport(NetworkThread):
     def _without_answer(self, reason: str) -> Obstacle:
         """There was a connection and no CONNACK: what may be the matter; now and then it is asked what it speaks."""
         self._client.distrust()
+        if (refusal := self._client.refusal()) is not None:
+            return refusal
         tls = self._address.tls
         self._unanswered += 1
         is_time = self._is_old or self._unanswered & (self._unanswered - 1) == 0

@@ -2,16 +2,39 @@
 
 A broker that is away is tried again within seconds, one that refuses us within minutes. Only one that cannot do what
 the protocol needs, whoever we are, is given up: docs/reference/brokers.md has others.
+
+``trouble.json`` in a role's state folder says it to the commands that only read: each of its connections by its name,
+and the disk. It only explains: a folder without it says nothing. What people ask about may be a full disk, so the file
+has its block from the start on, and is written over in place.
 """
 
 import contextlib
+import json
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Final
 
-__all__ = ["PACKET_BYTES_MIN", "Obstacle", "Outlook", "away", "lacking", "refused", "speaks_only_older", "unanswered"]
+from federation.documents import read_json
+from federation.storage.folder import lock_holder, write_file
+
+__all__ = [
+    "DISK",
+    "OBSTACLES",
+    "PACKET_BYTES_MIN",
+    "Obstacle",
+    "ObstacleFile",
+    "Outlook",
+    "away",
+    "lacking",
+    "read_obstacles",
+    "refused",
+    "speaks_only_older",
+    "unanswered",
+]
 
 PACKET_BYTES_MIN = 8_192
 """An announcement of 4 KiB with its signature fits; a broker that takes less is of no use, in bytes."""
@@ -23,6 +46,15 @@ PROBE_S = 2.0
 _CONNACK = 0x20
 _OLD_CONNACK_BYTES = 2
 """What follows its length before MQTT 5; since then a third byte at least."""
+
+
+OBSTACLES: Final = "trouble.json"
+DISK: Final = "disk"
+"""The name of what is no connection."""
+
+FILE_BYTES: Final = 4_096
+CHARS_MAX: Final = 300
+"""Of one reason: a page has room for all that a role can have."""
 
 
 class Outlook(StrEnum):
@@ -149,3 +181,51 @@ def _answer(connect: Callable[[], socket.socket], level: int) -> bytes:
         answer = connection.recv(4)
         return answer if answer[:1] == bytes([_CONNACK]) else b""
     return b""
+
+
+class ObstacleFile:
+    """The only writer.
+
+    Args:
+        folder: The state folder; what a former start has said is not true any more. None: nothing is written.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / OBSTACLES
+        self._said: dict[str, str] = {}
+        self._write()
+
+    def met(self, name: str, why: str) -> None:
+        """A connection, or `DISK`, does not work; ``why`` says the reason, and what to do."""
+        why = why.replace("\n", " ")[:CHARS_MAX]
+        if self._said.get(name) != why:
+            self._said[name] = why
+            self._write()
+
+    def gone(self, name: str) -> None:
+        """It works."""
+        if self._said.pop(name, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        # Blanks at the end mean nothing in JSON.
+        body = json.dumps(self._said).encode().ljust(FILE_BYTES)
+        with contextlib.suppress(OSError):
+            try:
+                with self._path.open("r+b", buffering=0) as file:
+                    file.write(body)
+                    file.truncate()
+            except FileNotFoundError:
+                write_file(self._path, body, durable=False)
+
+
+def read_obstacles(folder: Path) -> Mapping[str, str]:
+    """What is in the way of the process that runs on a state folder, by name; empty where nothing is, or none runs."""
+    with contextlib.suppress(OSError, ValueError):
+        if lock_holder(folder) is not None:
+            with (folder / OBSTACLES).open("rb") as file:
+                said = read_json(file.read(2 * FILE_BYTES))
+            return {str(name): str(why) for name, why in said.items()} if isinstance(said, dict) else {}
+    return {}

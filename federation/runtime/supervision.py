@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
+from federation.runtime.obstacles import ObstacleFile
 from federation.runtime.transport import (
     Inbox,
     InboxItem,
@@ -48,12 +49,23 @@ class Supervision:
         inbox: The driver's.
         alive: Whether the network threads run.
         environ: With ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``FEDMQ_HEALTH_FILE``; None is the process's own.
+        folder: The state folder, in which it says why there is no broker; None: nowhere.
+
+    Attributes:
+        obstacles: What is in the way; a role adds what it knows.
     """
 
-    def __init__(self, inbox: Inbox, alive: Callable[[], bool], environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        alive: Callable[[], bool],
+        environ: Mapping[str, str] | None = None,
+        *,
+        folder: Path | None = None,
+    ) -> None:
         variables = os.environ if environ is None else environ
         self._inbox, self._alive = inbox, alive
-        self._notifier = Notifier(variables)
+        self._notifier, self.obstacles = Notifier(variables), ObstacleFile(folder)
         health = variables.get("FEDMQ_HEALTH_FILE")
         self._health = Path(health) if health else None
         self._connected = False
@@ -65,11 +77,14 @@ class Supervision:
         """``translate`` for the driver, with an ear for connections and heartbeats."""
 
         def watched(event: object) -> EventT | None:
+            self.see(event)
             match event:
                 case _Heartbeat():
                     return None
-                case TransportBlocked(reason=reason, remedy=remedy):
-                    self._notifier.say_waiting(f"{reason}; {remedy}" if remedy else reason)
+                case TransportBlocked(connection=connection, reason=reason, remedy=remedy):
+                    why = f"{reason}; {remedy}" if remedy else reason
+                    self._notifier.say_waiting(why)
+                    self.obstacles.met(connection, why)
                     return None
                 case TransportConnected(connection=connection) if connection != "data":
                     self._notifier.say("READY=1", "STATUS=connected to the broker")
@@ -81,6 +96,11 @@ class Supervision:
             return translate(event)
 
         return watched
+
+    def see(self, event: object) -> None:
+        """Take notice of a connection that works again, whosever it is."""
+        if isinstance(event, TransportConnected):
+            self.obstacles.gone(event.connection)
 
     def __enter__(self) -> Self:
         self._notifier.say("STATUS=waiting for the broker")

@@ -66,6 +66,7 @@ class Translator:
             business: a site is well while it goes on by itself, and a manager must not restart it for its link.
         from_above: Translates what the node above hears.
         from_below: Translates what the coordinator below hears.
+        see: Takes notice of connections above.
     """
 
     def __init__(
@@ -73,8 +74,9 @@ class Translator:
         watch: Callable[[object], object | None],
         from_above: Callable[[object], above.Event | None],
         from_below: Callable[[object], below.Event | None],
+        see: Callable[[object], None] = lambda _: None,
     ) -> None:
-        self._watch, self._from_above, self._from_below = watch, from_above, from_below
+        self._watch, self._from_above, self._from_below, self._see = watch, from_above, from_below, see
 
     def __call__(self, item: object) -> GatewayEvent | None:
         """The event, or None when there is nothing to say.
@@ -86,6 +88,8 @@ class Translator:
         tagged = item if isinstance(item, _Tagged) else None
         event = item if tagged is None else tagged.event
         linked = tagged is not None and tagged.side is Side.ABOVE and isinstance(event, _LINK)
+        if linked:
+            self._see(event)
         seen = event if linked else self._watch(event)
         if seen is None:
             return None

@@ -22,6 +22,7 @@ from federation.doctor import (
     failed,
     judge_refusal,
     passed,
+    passing_by,
     warned,
 )
 from federation.errors import FederationError, RemoteProtocolError
@@ -31,6 +32,7 @@ from federation.protocol.messages import CoordinatorState, Presence
 from federation.protocol.signing import Reader
 from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress
+from federation.runtime.obstacles import read_obstacles
 from federation.runtime.visit import Seen, visit_broker
 from federation.types import FederationId
 from federation.units import counted
@@ -132,6 +134,9 @@ def status(config: HelperConfig) -> dict[str, object]:
         "members_min": config.rules.members_min,
         "held": totals.held,
         "used": totals.used,
+        "trouble": {
+            ("broker" if name == "node" else name): why for name, why in read_obstacles(config.state_folder).items()
+        },
         "sums": totals.batches,
         "newest": None
         if newest is None
@@ -170,16 +175,16 @@ def _check_broker(config: HelperConfig, address: BrokerAddress, *, runs: bool) -
     yield dialled
     if dialled.verdict is not Verdict.PASS:
         return
-    if config.broker.tls_certificate is not None and runs:
-        # A broker that takes the client id from the certificate would end the running helper's connection for ours.
-        said = "not tried: the helper runs, and the broker would take this visit for it"
-        yield warned("broker session", said, "see the helper's own log")
-        return
     secured = check_tls(address, time.time())
     if secured is not None:
         yield secured
         if secured.verdict is Verdict.FAIL:
             return
+    if config.broker.tls_certificate is not None and runs:
+        # A broker that takes the client id from the certificate would end the running helper's connection for ours.
+        said = "not tried: the helper runs, and the broker would take this visit for it"
+        yield passing_by(config.state_folder, said, "see the helper's own log")
+        return
     topics = Topics(FederationId(config.federation.id))
     wanted = topics.coordinator_state
     seen = visit_broker(

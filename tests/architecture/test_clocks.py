@@ -32,6 +32,7 @@ MAY_READ_IT = {
     "coordinator/enrolment/cli.py": "certificates",
     "coordinator/rollout/cli.py": "when a release was signed, for a person",
     "fedmq/alerts/follow.py": "since when something is wrong, also over a restart, and certificates",
+    "federation/runtime/client.py": "certificates",
     "federation/runtime/log.py": "when a line was said, for people",
     "sum_helper/setup/doctor.py": "certificates, and whether the clock was ever set",
     "sum_helper/setup/folder.py": "certificates",

@@ -178,3 +178,28 @@ def test_a_wrong_password_is_refused_with_a_reason_and_a_remedy(site: Site) -> N
     assert isinstance(refused, TransportBlocked)
     assert "refused by the broker" in refused.reason
     assert "password" in refused.remedy
+
+
+def test_a_password_that_was_changed_in_its_file_is_said_at_the_next_attempt(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    inbox: Inbox = queue.Queue(100)
+    file.write_text("former", encoding="utf-8")
+    address = BrokerAddress(
+        host="localhost",
+        port=site.port,
+        username="edge-02",
+        password="former",  # noqa: S106 - of a test
+        password_file=file,
+    )
+    session = SessionSettings(client_id="edge-02", first_connect_spread_s=0.0)
+    transport = MqttTransport(address, session, inbox)
+    transport.open()
+    refused = inbox.get(timeout=LIMIT_S).event
+    file.write_text("secret of edge-02\n", encoding="utf-8")
+    met = [inbox.get(timeout=LIMIT_S).event]
+    while isinstance(met[-1], TransportBlocked):
+        met.append(inbox.get(timeout=LIMIT_S).event)
+    transport.close()
+    assert isinstance(refused, TransportBlocked)
+    assert "password" in refused.reason or "authorized" in refused.reason
+    assert isinstance(met[-1], TransportConnected)

@@ -30,6 +30,19 @@ def test_a_running_coordinator_says_for_whom_and_since_when() -> None:
     assert "since 3 min" in text("assignments", since_s=170.0)
 
 
+def test_why_there_is_no_broker_is_said_as_far_as_it_is_known() -> None:
+    assert text("broker").startswith("waiting for the broker, which cannot be reached; since")
+    blocked = {"control": "its certificate ended on 2026-07-01; renew it", "data": "the same", "node": "not authorized"}
+    assert text("broker", trouble=blocked).startswith(
+        "waiting for the broker: its certificate ended on 2026-07-01; renew it; since 12 s"
+    )
+    assert text("broker", trouble=blocked).endswith("; the broker above: not authorized")
+    assert text("assignments", trouble={"data": "refused"}).endswith(
+        "; the broker, for the connection that carries updates: refused"
+    )
+    assert text("broker", trouble="nonsense").startswith("waiting for the broker, which cannot be reached")
+
+
 def test_nodes_that_are_missing_are_counted_and_named() -> None:
     assert text("nodes_min", gone=["cid"], online=1, buffered=0) == (
         "waiting for more nodes to come online; since 12 s, 1 of 2 online (round.nodes_min), gone: cid,"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import edge_node.setup.doctor
 from edge_node.config import NodeConfig, read_config
 from edge_node.setup.doctor import (
     check_certificate,
@@ -26,6 +27,7 @@ from federation.identity.certificates import Purpose, new_authority, new_identit
 from federation.identity.signing_keys import SigningKey
 from federation.protocol.messages import CoordinatorState, Presence
 from federation.runtime.address import BrokerAddress
+from federation.runtime.obstacles import ObstacleFile
 from federation.types import Epoch
 from tests.rigs.node_doubles import RUN, announcement
 
@@ -176,7 +178,10 @@ def test_a_certificate_is_another_nodes_old_or_damaged(tmp_path: Path) -> None:
     assert check_certificate(path, "pi-3", now).verdict is FAIL
 
 
-def test_a_running_node_with_a_certificate_is_not_disturbed(config: NodeConfig, tmp_path: Path) -> None:
+def test_a_running_node_with_a_certificate_is_not_disturbed(
+    config: NodeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_node.setup.doctor, "check_tls", lambda *_: None)
     now = dt.datetime.now(dt.UTC)
     made = new_identity(new_authority("ours", now=now), "pi-3", purpose=Purpose.CLIENT, now=now)
     (tmp_path / "crt").write_text(made.certificate_pem)
@@ -191,6 +196,9 @@ def test_a_running_node_with_a_certificate_is_not_disturbed(config: NodeConfig, 
             ("broker port", PASS),
             ("broker session", WARN),
         ]
+        ObstacleFile(config.state_folder).met("node", "the broker refuses over TLS: certificate revoked; ask")
+        session = list(examine(secure))[-1]
+        assert (session.verdict, session.detail) == (FAIL, "the broker refuses over TLS: certificate revoked; ask")
     held.close()
 
 

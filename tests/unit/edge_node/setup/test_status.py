@@ -3,15 +3,22 @@
 import json
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+import edge_node.setup.status
+from edge_node.engine.effects import Note, SaveSeen
+from edge_node.engine.events import StorageFailed
 from edge_node.records import Seen
+from edge_node.runtime.disk_trouble import DiskTrouble
 from edge_node.setup.status import check_readings, read_status, show_status
 from edge_node.storage.reading_store import Block, Bounds, ReadingStore
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.doctor import Verdict
 from federation.errors import StorageError
+from federation.runtime.obstacles import ObstacleFile
+from federation.storage.folder import FolderLock
 from federation.types import Epoch, ModelVersion, RoundId, RunId
 
 NOW = 2_000.0
@@ -116,3 +123,42 @@ def test_the_doctor_looks_at_readings(folder: Path) -> None:
     assert "the newest is 2 h old" in stale.detail
     assert "3 not a number" in stale.remedy
     store.close()
+
+
+def test_what_is_in_the_way_of_a_node_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_status(folder, NOW)["trouble"] == {}
+    lock, file = FolderLock(folder), ObstacleFile(folder)
+    file.met("node", "refused by the broker: Not authorized; see broker.username")
+    show_status(folder, NOW, as_json=False)
+    assert "broker: refused by the broker: Not authorized" in capsys.readouterr().out
+    lock.release()
+    monkeypatch.setattr(edge_node.setup.status, "is_full", lambda _: True)
+    assert read_status(folder, NOW)["trouble"] == {"disk": "it is full; make room on this disk"}
+
+
+def test_a_disk_that_takes_nothing_is_told_until_it_takes_something(folder: Path) -> None:
+    lock, file = FolderLock(folder), ObstacleFile(folder)
+    told = DiskTrouble(Answering(), file)  # type: ignore[arg-type]
+    failing = SaveSeen(seen=Seen(run=RunId("00000000000000aa"), epoch=Epoch(1)))
+    Answering.answers = [StorageFailed(detail="the disk is full; make room", effect=failing)]
+    assert list(told.execute(failing)) == Answering.answers
+    assert read_status(folder, NOW)["trouble"] == {"disk": "the disk is full; make room"}
+    Answering.answers = []
+    told.execute(Note(event="x", fields={}))
+    assert "disk" in read_status(folder, NOW)["trouble"]
+    told.execute(failing)
+    assert read_status(folder, NOW)["trouble"] == {}
+    assert told.stopped is False
+    lock.release()
+
+
+class Answering:
+    """An executor that answers what it was given."""
+
+    stopped = False
+    answers: ClassVar[list[StorageFailed]] = []
+
+    def execute(self, _: object) -> list[StorageFailed]:
+        return self.answers

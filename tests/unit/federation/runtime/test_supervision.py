@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import StorageError
+from federation.runtime.obstacles import read_obstacles
 from federation.runtime.supervision import Notifier, Supervision, hold_back, watchdog_interval_s
 from federation.runtime.transport import (
     Inbox,
@@ -17,6 +18,7 @@ from federation.runtime.transport import (
     TransportConnected,
     TransportDisconnected,
 )
+from federation.storage.folder import FolderLock
 
 WAIT_S = 20.0
 
@@ -52,6 +54,20 @@ def test_a_role_is_ready_once_it_is_connected_and_says_that_it_stops(manager: so
         "STATUS=waiting for the broker: lost WATCHDOG=1",
         "STOPPING=1",
     ]
+
+
+def test_why_a_connection_is_blocked_is_in_the_state_folder_until_it_works(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path)
+    with Supervision(queue.Queue(), lambda: True, {}, folder=tmp_path) as supervision:
+        translate = supervision.watching(lambda event: event)
+        for name in ("control", "data"):
+            assert translate(TransportBlocked(connection=name, reason="refused", remedy="see")) is None
+        assert read_obstacles(tmp_path) == {"control": "refused; see", "data": "refused; see"}
+        translate(connected("data"))
+        assert read_obstacles(tmp_path) == {"control": "refused; see"}
+        supervision.see(connected("control"))
+        assert read_obstacles(tmp_path) == {}
+    lock.release()
 
 
 def test_the_watchdog_is_fed_by_the_loop_that_takes_the_beat(manager: socket.socket) -> None:
