@@ -18,6 +18,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from federation.documents import read_json
 from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
+from federation.runtime.clock import moved_s
 from federation.units import counted
 
 __all__ = [
@@ -177,12 +178,13 @@ def _presence(content: Any) -> PresenceSeen:
     releases = {
         str(node): intern(str(release)) for release, nodes in content.get("releases", {}).items() for node in nodes
     }
-    back_s = {str(node): float(at_s) for node, at_s in content.get("away", {}).items()}
+    moved = moved_s(content.get("clock"))
+    back_s = {str(node): float(at_s) + moved for node, at_s in content.get("away", {}).items()}
     return PresenceSeen(
         nodes={
             intern(str(node)): Seen(
                 Presence(presence),
-                float(at_s),
+                at_s and float(at_s) + moved,
                 int(incarnation),
                 intern(str(device)),
                 battery and float(battery),
@@ -195,5 +197,5 @@ def _presence(content: Any) -> PresenceSeen:
             News(at_ms=int(at_ms), version=int(version), node=str(node), what=Happening(what))
             for at_ms, version, node, what in content["news"]
         ),
-        sites=read_sites(content.get("sites", {})),
+        sites=read_sites(content.get("sites", {}), moved),
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
@@ -25,6 +24,7 @@ from coordinator.storage.files import PRESENCE
 from federation.protocol.limits import AWAY_S_MAX
 from federation.protocol.messages import NodeState, Presence
 from federation.protocol.site_messages import SiteReport
+from federation.runtime.clock import SteadyClock, stamp
 from federation.storage.folder import write_file
 from federation.types import NodeId
 
@@ -47,7 +47,7 @@ class PresenceFile:
     Args:
         folder: The state folder; what a former start has written there is taken over.
         run: Which run it is about: what another one has left is not taken over.
-        clock: Seconds since 1970.
+        clock: Seconds since 1970; None is the wall clock as it is now, and then the time that passes.
         gateways: Nodes that speak for a site, and for how many nodes at most.
     """
 
@@ -55,10 +55,13 @@ class PresenceFile:
         self,
         folder: Path,
         run: str,
-        clock: Callable[[], float] = lambda: time.time(),  # noqa: PLW0108 - so that a law of the house sees who reads it
+        clock: Callable[[], float] | None = None,
         gateways: Mapping[NodeId, int] | None = None,
     ) -> None:
-        self._path, self._run, self._clock = folder / PRESENCE, run, clock
+        steady = SteadyClock()
+        self._clock: Callable[[], float] = steady.now if clock is None else clock
+        self._moved_s: Callable[[], float] = steady.moved_s if clock is None else float
+        self._path, self._run = folder / PRESENCE, run
         former = read_presence(folder, run)
         self._nodes = dict(former.nodes)
         self._sites: dict[str, SiteSeen] = {
@@ -159,16 +162,17 @@ class PresenceFile:
         if not self._changed:
             return
         self._number(version)
-        self._changed = False
+        self._changed, moved_s = False, self._moved_s()
         content = {
             "run": self._run,
+            "clock": stamp(),
             "nodes": {
-                node: [seen.presence.value, round(seen.at_s, 1), seen.incarnation, seen.device, seen.battery]
+                node: [seen.presence.value, _told(seen.at_s, moved_s), seen.incarnation, seen.device, seen.battery]
                 for node, seen in self._nodes.items()
             },
             "releases": self._releases(),
-            "away": {node: round(seen.back_s, 1) for node, seen in self._nodes.items() if seen.back_s},
-            "sites": sites_content(self._sites),
+            "away": {node: _told(seen.back_s, moved_s) for node, seen in self._nodes.items() if seen.back_s},
+            "sites": sites_content(self._sites, moved_s),
             "news": [[one.at_ms, one.version, one.node, one.what.value] for one in self._news],
         }
         with contextlib.suppress(OSError):
@@ -187,9 +191,15 @@ class PresenceFile:
         if self._new:
             head = version()
             self._news.extend(
-                News(at_ms=int(1000 * at_s), version=head, node=node, what=what) for at_s, node, what in self._new
+                News(at_ms=int(1000 * (at_s + self._moved_s())), version=head, node=node, what=what)
+                for at_s, node, what in self._new
             )
             self._new.clear()
+
+
+def _told(at_s: float, moved_s: float) -> float:
+    """A time by the wall clock as it is now; 0 is never."""
+    return round(at_s + moved_s, 1) if at_s else 0.0
 
 
 def _describe(seen: Seen, state: NodeState) -> None:

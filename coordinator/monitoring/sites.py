@@ -48,22 +48,28 @@ def added_up(sites: Mapping[str, SiteSeen]) -> tuple[int, int]:
     return sum(one.nodes for one in sites.values()), sum(one.online for one in sites.values())
 
 
-def sites_content(sites: Mapping[str, SiteSeen]) -> dict[str, object]:
-    """What the file holds of them; `read_sites` reads it."""
+def sites_content(sites: Mapping[str, SiteSeen], moved_s: float = 0.0) -> dict[str, object]:
+    """What the file holds of them; `read_sites` reads it. ``moved_s``: added to each time, in seconds."""
     return {
-        name: [seen.members_max, round(seen.at_s, 1), None if seen.report is None else asdict(seen.report)]
+        name: [
+            seen.members_max,
+            seen.at_s and round(seen.at_s + moved_s, 1),
+            None if seen.report is None else asdict(seen.report),
+        ]
         for name, seen in sites.items()
     }
 
 
-def read_sites(content: Mapping[str, Any]) -> dict[str, SiteSeen]:
-    """What `sites_content` has made, of any release.
+def read_sites(content: Mapping[str, Any], moved_s: float = 0.0) -> dict[str, SiteSeen]:
+    """What `sites_content` has made, of any release; ``moved_s`` as there.
 
     Raises:
         ValueError: It is damaged; so do `TypeError`, `KeyError` and `AttributeError`.
     """
     return {
-        str(name): SiteSeen(members_max=int(most), at_s=float(at_s), report=None if said is None else _report(said))
+        str(name): SiteSeen(
+            members_max=int(most), at_s=at_s and float(at_s) + moved_s, report=None if said is None else _report(said)
+        )
         for name, (most, at_s, said) in content.items()
     }
 

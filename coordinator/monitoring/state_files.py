@@ -20,6 +20,7 @@ from coordinator.storage.files import NO_COORDINATOR, NO_RUN, STATUS
 from coordinator.storage.parts import Leader
 from federation.documents import read_json
 from federation.errors import StorageError
+from federation.runtime.clock import SteadyClock, moved_s, stamp
 from federation.runtime.obstacles import read_obstacles
 from federation.storage.folder import lock_holder, write_file
 from federation.units import counted
@@ -120,7 +121,8 @@ class StatusFile:
         self._folder, self._snapshot, self._incidents = folder, snapshot, incidents
         self._stopping = {"versions": stopping.versions, "stopping": asdict(stopping.settings)}
         self._told: Mapping[str, Any] = {}
-        self._since = time.time()
+        self._clock = SteadyClock()
+        self._since = self._clock.now()
         self._next_s = 0.0
         self._pending = self._failed = False
 
@@ -155,10 +157,11 @@ class StatusFile:
         if told == before and not self._failed:
             return
         if not before or any(fields[key] != before["fields"][key] for key in ("reason", "version")):
-            self._since = time.time()
+            self._since = self._clock.now()
         self._told = told
         content = {
-            "waiting": {"since": self._since, "at": time.time(), "fields": fields},
+            "waiting": {"since": self._since + self._clock.moved_s(), "at": time.time(), "fields": fields},
+            "clock": stamp(),
             "counters": told["counters"],
             "incidents": told["incidents"],
             "stopping": self._stopping,
@@ -231,7 +234,7 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         raise StorageError(f"{folder} does not say; {NO_RUN}") from error
     if obstacles := read_obstacles(folder):
         fields["trouble"] = dict(obstacles)
-    now = time.time()
+    now = time.time() - moved_s(_clock(folder))
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
 
 
@@ -347,6 +350,11 @@ def helper_lines(folder: Path) -> Iterator[str]:
         if doubted := int(row.get("doubted") or 0):
             nodes = counted(doubted, "node")
             yield f"helper {name} claims that {nodes} spent more than can be, and is not believed: ask its people"
+
+
+def _clock(folder: Path) -> Any:
+    content = _json(folder / STATUS)
+    return content.get("clock") if isinstance(content, dict) else None
 
 
 def _part(folder: Path, name: str) -> Any:

@@ -29,6 +29,9 @@ COLUMNS_SHOWN = 24
 DRIFTED = 0.25
 """A population stability index above it says that a column has moved."""
 
+AHEAD_S = 60.0
+"""A reading that is ahead of the clock by more says that one of two clocks is wrong, in seconds."""
+
 STALE_S = 3_600.0
 """Without a reading for so long a doctor asks what is the matter, in seconds."""
 
@@ -91,6 +94,9 @@ def check_readings(folder: Path, now: float) -> Finding:
     away = {name: why for name, why in found["sources"].items() if why}
     age_s = found["newest_age_s"]
     said = f"{found['rows']:,} kept in {counted(len(found['columns']), 'column')}, {human_bytes(found['bytes'])}"
+    if found["ahead_s"] > AHEAD_S:
+        remedy = "see this device's clock (NTP), and that of whoever sends the times"
+        return warned("readings", f"{said}; the newest is {_ago(found['ahead_s'])} ahead of this clock", remedy)
     if away:
         name, why = next(iter(away.items()))
         return warned("readings", f"{said}; {name}: {why}", "see [data] in the settings, and the source itself")
@@ -108,6 +114,7 @@ def _readings(folder: Path, now: float) -> dict[str, Any]:
     return {
         **asdict(stored),
         "newest_age_s": None if stored.newest is None else max(0.0, now - stored.newest),
+        "ahead_s": 0.0 if stored.newest is None else max(0.0, stored.newest - now),
         "sources": sources if isinstance(sources, dict) else {},
         "trained_to": read_memo(folder, "trained_to"),
         "new_examples": read_memo(folder, "new_examples"),
@@ -153,6 +160,8 @@ def _told(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     if readings is None:
         yield Text("no readings: the node has no [data]")
         return
+    if readings["ahead_s"] > AHEAD_S:
+        yield Text(f"the newest reading is {_ago(readings['ahead_s'])} ahead of this clock", style="bold red")
     yield Text(f"readings: {readings['rows']:,} kept ({human_bytes(readings['bytes'])}), {_counts(readings)}")
     for name, why in readings["sources"].items():
         yield Text(f"  {name}: {why or 'read'}")

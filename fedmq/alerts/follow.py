@@ -16,6 +16,7 @@ import structlog
 from coordinator.config.alerts import AlertsSection
 from federation.documents import read_json
 from federation.errors import FederationError, StorageError
+from federation.runtime.clock import SteadyClock, moved_s, stamp
 from federation.storage.folder import write_file
 from fedmq.alerts.rules import Surroundings, conditions
 from fedmq.alerts.sinks import Sink
@@ -67,10 +68,11 @@ class Follower:
     _pending: deque[tuple[str, dict[str, object]]] = field(default_factory=lambda: deque(maxlen=PENDING_MAX))
     _again_s: float = 0.0
     _saved_s: float = 0.0
+    _clock: SteadyClock = field(default_factory=SteadyClock)
 
     def __post_init__(self) -> None:
         kept = self._kept()
-        self._watch = Watch.restored(kept.get("watched", []))
+        self._watch = Watch.restored(kept.get("watched", []), moved_s(kept.get("clock")))
         self._pending.extend((str(name), dict(row)) for name, row in kept.get("pending", []) if name in self.sinks)
 
     def once(self) -> list[Notice]:
@@ -79,8 +81,9 @@ class Follower:
         Raises:
             StorageError: There is no store, or it cannot be read.
         """
-        now_s = time.time()
-        told = list(self._watch.step(conditions(self.look(), self._around(now_s), self.limits), now_s))
+        now_s = self._clock.now()
+        told = list(self._watch.step(conditions(self.look(), self._around(time.time()), self.limits), now_s))
+        told = [notice.moved(self._clock.moved_s()) for notice in told]
         # Saved, then told: an alert that a crash cuts off comes from here again.
         self._pending.extend((name, self._row(notice)) for notice in told for name in self.sinks)
         # What is only watched changes at every look; to know a minute less of it after a crash does no harm.
@@ -155,7 +158,7 @@ class Follower:
 
     def _save(self, now_s: float) -> None:
         self._saved_s = now_s
-        content = {"watched": self._watch.rows(), "pending": list(self._pending)}
+        content = {"clock": stamp(), "watched": self._watch.rows(self._clock.moved_s()), "pending": list(self._pending)}
         try:
             write_file(self.folder / FILE, json.dumps(content).encode(), mode=0o600)
         except OSError as error:

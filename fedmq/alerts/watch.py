@@ -1,7 +1,7 @@
 """From what is wrong now to what is told: once when it has lasted long enough, and once more when it is over; pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from coordinator.config.alerts import AlertKind
@@ -69,6 +69,10 @@ class Notice:
         """As plain data."""
         return asdict(self)
 
+    def moved(self, by_s: float) -> "Notice":
+        """With its times by a clock that was moved by so many seconds."""
+        return replace(self, since_s=self.since_s + by_s, at_s=self.at_s + by_s)
+
 
 @dataclass(slots=True, kw_only=True)
 class _Record:
@@ -115,17 +119,18 @@ class Watch:
                 known.told = False
                 yield self._notice(known, at_s, over=True)
 
-    def rows(self) -> list[dict[str, object]]:
-        """As plain data, for `restored`."""
-        return [asdict(record) for record in self._records.values()]
+    def rows(self, moved_s: float = 0.0) -> list[dict[str, object]]:
+        """As plain data, for `restored`; ``moved_s`` is added to each time, in seconds."""
+        return [asdict(replace(record, since_s=record.since_s + moved_s)) for record in self._records.values()]
 
     @classmethod
-    def restored(cls, rows: Iterable[Mapping[str, Any]]) -> "Watch":
-        """What `rows` gave; what is no such row is left out."""
+    def restored(cls, rows: Iterable[Mapping[str, Any]], moved_s: float = 0.0) -> "Watch":
+        """What `rows` gave; what is no such row is left out. ``moved_s`` as there."""
         watch = cls()
         for row in rows:
             try:
                 record = _Record(**row)
+                record.since_s += moved_s
             except TypeError:
                 continue
             watch._records[f"{record.kind} {record.subject}".strip()] = record

@@ -12,7 +12,6 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("dat
 
 MAY_READ_IT = {
     "coordinator/monitoring/state_files.py": "since when, for a person",
-    "coordinator/monitoring/presence_file.py": "when a node was last heard, for a person",
     "coordinator/artifacts/run_report.py": "when a report was made, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/backup/making.py": "when a backup was made, for a person",
@@ -32,6 +31,7 @@ MAY_READ_IT = {
     "coordinator/enrolment/cli.py": "certificates",
     "coordinator/rollout/cli.py": "when a release was signed, for a person",
     "fedmq/alerts/follow.py": "since when something is wrong, also over a restart, and certificates",
+    "federation/runtime/clock.py": "by how much it was moved",
     "federation/runtime/client.py": "certificates",
     "federation/runtime/log.py": "when a line was said, for people",
     "sum_helper/setup/doctor.py": "certificates, and whether the clock was ever set",

@@ -30,9 +30,10 @@ from tests.rigs.status_values import snapshot, status_file
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The wall clock."""
+    """The wall clock, and the time that passes."""
     time = [1000.0]
     monkeypatch.setattr("time.time", lambda: time[0])
+    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: time[0])
     return time
 
 
@@ -250,3 +251,27 @@ def test_what_is_told_was_settled_before_and_the_last_word_is_written(tmp_path: 
     found[0] = snapshot(version=9)
     watched.close()
     assert (told, read_waiting(tmp_path).fields["version"]) == ([False], 9)
+
+
+@pytest.mark.parametrize("by_s", [86_400.0, -86_400.0])
+def test_a_clock_that_is_set_makes_nobody_wait_longer_or_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_s: float
+) -> None:
+    wall, passed = [1e9], [100.0]
+    monkeypatch.setattr("time.time", lambda: wall[0])
+    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: passed[0])
+
+    def pass_by(seconds: float, moved_s: float = 0.0) -> None:
+        wall[0], passed[0] = wall[0] + seconds + moved_s, passed[0] + seconds
+
+    file = status_file(tmp_path, lambda: snapshot("assignments", online=online))
+    online = 1
+    file.write()
+    pass_by(30.0, by_s)  # while it runs, and before it writes again
+    online = 2
+    file.write()
+    waiting = read_waiting(tmp_path)
+    assert (waiting.since_s, waiting.said_s) == (30.0, 0.0)
+    pass_by(5.0, -by_s)  # after it has written, before somebody asks
+    waiting = read_waiting(tmp_path)
+    assert (waiting.since_s, waiting.said_s) == (35.0, 5.0)

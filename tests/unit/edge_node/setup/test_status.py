@@ -162,3 +162,12 @@ class Answering:
 
     def execute(self, _: object) -> list[StorageFailed]:
         return self.answers
+
+
+def test_readings_ahead_of_the_clock_are_said_and_are_not_new(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(folder)
+    found = check_readings(folder, 199.0 - 7200.0)
+    assert (found.verdict, "2 h ahead of this clock" in found.detail) == (Verdict.WARN, True)
+    show_status(folder, 199.0 - 7200.0, as_json=False)
+    assert "the newest reading is 2 h ahead of this clock" in capsys.readouterr().out
+    assert read_status(folder, NOW)["readings"]["ahead_s"] == 0.0

@@ -115,6 +115,7 @@ def test_what_could_not_be_delivered_is_tried_again_and_the_other_ways_are_not(
     assert len(tries) == 1, "not before a while has passed"
     clock = time.time() + AGAIN_S + 1
     monkeypatch.setattr("time.time", lambda: clock)
+    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: clock)
     again = follower(folder, sinks)  # it remembers
     again.once()
     assert (len(got), len(tries)) == (1, 2)
@@ -143,6 +144,7 @@ def test_what_is_only_watched_is_not_written_down_at_every_look(folder: Path, mo
     made = follower(folder, {}, AlertsSection(stopped_s=1e6, disk_free=0))
     clock = time.time()
     monkeypatch.setattr("time.time", lambda: clock)
+    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: clock)
     made.once()
     first = (folder / FILE).stat().st_mtime_ns
     for _ in range(3):
