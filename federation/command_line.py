@@ -21,7 +21,7 @@ from typer.core import TyperCommand
 import federation
 from federation.errors import ConfigError, FederationError, LeadershipLost, StorageError, TaskError, TransportError
 from federation.runtime.standard_output import flush
-from federation.storage.folder import remedy_for
+from federation.storage.remedies import remedy_for
 
 __all__ = [
     "BrokerOption",

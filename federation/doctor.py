@@ -28,7 +28,8 @@ from federation.runtime.address import BrokerAddress
 from federation.runtime.dial import dial
 from federation.runtime.obstacles import read_obstacles
 from federation.runtime.visit import Seen
-from federation.storage.folder import access_remedy, lock_holder, remedy_for
+from federation.storage.folder import lock_holder
+from federation.storage.remedies import access_remedy, remedy_for
 from update_codec.kernel import status
 
 __all__ = [

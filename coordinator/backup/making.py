@@ -18,7 +18,8 @@ from coordinator.storage.database import DATABASE
 from coordinator.storage.files import BLOBS, model_file
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, DamagedStore, StorageError
-from federation.storage.folder import TEMPORARY, remedy_for, replacing
+from federation.storage.folder import TEMPORARY, replacing
+from federation.storage.remedies import remedy_for
 from federation.types import Digest, ModelVersion
 
 __all__ = ["BackupMade", "RunFacts", "make_backup"]

@@ -24,7 +24,8 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.restoring import begin_after, ledger_after, lift
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError, StorageError
-from federation.storage.folder import TEMPORARY, FolderLock, remedy_for, sync_folder
+from federation.storage.folder import TEMPORARY, FolderLock, sync_folder
+from federation.storage.remedies import remedy_for
 from update_codec import Manifest, Vectors
 
 __all__ = ["Restoration", "restore"]

@@ -29,6 +29,7 @@ from federation.errors import DamagedStore, LocalProtocolError, StorageError
 from federation.protocol.claims import claim_of
 from federation.protocol.limits import INT32_MAX
 from federation.protocol.messages import ModelPart, Reason, ReceiptStatus
+from federation.storage.remedies import is_gone, remedy_for
 from federation.storage.sql import Database, Readable, Row
 from federation.types import Digest, Epoch, ModelVersion, NodeId, RoundId, RunId, UpdateId
 
@@ -83,7 +84,7 @@ def repair(database: Database, blobs: Blobs, folder: Path) -> list[str]:
     Returns:
         What was repaired, for the log.
     """
-    return [*repair_head(database, blobs, folder), *repair_best(database, blobs), *repair_batch(database)]
+    return [*repair_head(database, blobs, folder), *repair_best(database, blobs, folder), *repair_batch(database)]
 
 
 def repair_head(database: Database, blobs: Blobs, folder: Path) -> list[str]:
@@ -101,10 +102,10 @@ def repair_head(database: Database, blobs: Blobs, folder: Path) -> list[str]:
         StorageError: The version before it is damaged, too.
     """
     rows = database.execute("SELECT version, blob_digest FROM versions ORDER BY version DESC LIMIT 2").fetchall()
-    if not rows or _intact(blobs, rows[0]):
+    if not rows or _intact(blobs, rows[0], folder):
         return []
     head = rows[0]["version"]
-    if len(rows) < 2 or not _intact(blobs, rows[1]):
+    if len(rows) < 2 or not _intact(blobs, rows[1], folder):
         problem = f"the models of version {head} and of the one before are missing or damaged"
         raise StorageError(f"{problem}: {remedy_of(folder)}")
     with database.transaction("repair"):
@@ -139,17 +140,20 @@ def _give_back_members(database: Database, version: int) -> None:
         seal_update(database, UpdateId(member["update_id"]))
 
 
-def repair_best(database: Database, blobs: Blobs) -> list[str]:
+def repair_best(database: Database, blobs: Blobs, folder: Path) -> list[str]:
     """Forget the best version when its arrays are damaged: the next better one takes its place.
 
     Returns:
         What was repaired, for the log.
+
+    Raises:
+        StorageError: They cannot be read by this process.
     """
     best = read_best(database)
     if best is None:
         return []
     row = database.execute("SELECT version, blob_digest FROM versions WHERE version = ?", best).fetchone()
-    if row is not None and _intact(blobs, row):
+    if row is not None and _intact(blobs, row, folder):
         return []
     with database.transaction("repair"):
         database.execute("DELETE FROM retained WHERE version = ?", best)
@@ -345,8 +349,16 @@ def _open_transfers(database: Database, files: Transfers) -> tuple[TransferRecor
     return tuple(found)
 
 
-def _intact(blobs: Blobs, row: Row) -> bool:
+def _intact(blobs: Blobs, row: Row, folder: Path) -> bool:
+    """Whether a version's arrays are what they were.
+
+    Raises:
+        StorageError: This process may not read them, or cannot just now: that is no damage, and undoes nothing.
+    """
+    name = model_file(row["version"])
     try:
-        return bool(blob_digest(blobs.read(model_file(row["version"]))) == row["blob_digest"])
-    except OSError:
-        return False
+        return bool(blob_digest(blobs.read(name)) == row["blob_digest"])
+    except OSError as error:
+        if is_gone(error):
+            return False
+        raise StorageError(f"the model {name} cannot be read: {error}{remedy_for(error, folder)}") from error

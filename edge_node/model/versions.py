@@ -27,7 +27,8 @@ from federation.documents import read_json
 from federation.errors import ConfigError, StorageError, TaskError
 from federation.model_notes import ModelNotes
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import TEMPORARY, lock, point_link, remedy_for, sync_folder, write_file
+from federation.storage.folder import TEMPORARY, lock, point_link, sync_folder, write_file
+from federation.storage.remedies import remedy_for
 
 __all__ = ["NOTE", "PARAMETERS", "Figure", "Versions", "Written", "read_note"]
 

@@ -18,7 +18,8 @@ from edge_node.storage.reading_store import READINGS, read_memo, read_newest, re
 from federation.doctor import Finding, passed, warned
 from federation.errors import StorageError
 from federation.runtime.obstacles import DISK, read_obstacles
-from federation.storage.folder import is_full, lock_holder, remedy_for
+from federation.storage.folder import lock_holder
+from federation.storage.remedies import is_full, remedy_for
 from federation.units import counted, human_bytes
 
 __all__ = ["check_readings", "read_status", "show_status"]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from edge_node.storage.state_folder import StateFolder
-from federation.errors import DamagedStore
+from federation.errors import DamagedStore, StorageError
 from federation.storage import sqlite
 from federation.storage.columns import Columns
+from federation.storage.remedies import is_gone, remedy_for
 from federation.storage.sql import Row
 from federation.types import RunId
 
@@ -107,14 +108,22 @@ class Bodies:
             self._folder.remove(name)
 
     def read(self, run: RunId, name: str) -> bytes | None:
-        """A body; None when it is missing or its digest is wrong."""
+        """A body; None when it is missing or its digest is wrong.
+
+        Raises:
+            StorageError: This process may not read its file, or cannot just now: it is not lost.
+        """
         row = self._tables.execute("SELECT * FROM body WHERE run = ? AND name = ?", run, name).fetchone()
         if row is None:
             return None
         try:
             kept = BODY.record(row)
             body = kept.inline if kept.file is None else self._folder.read(kept.file)
-        except (OSError, DamagedStore):
+        except OSError as error:
+            if is_gone(error):
+                return None
+            raise StorageError(f"{kept.file} cannot be read: {error}{remedy_for(error, self._folder.path)}") from error
+        except DamagedStore:
             return None
         return body if body is not None and _digest(body) == kept.digest else None
 

@@ -217,7 +217,7 @@ class ObstacleFile:
                 with self._path.open("r+b", buffering=0) as file:
                     file.write(body)
                     file.truncate()
-            except FileNotFoundError:
+            except (FileNotFoundError, PermissionError):  # one that somebody else has left is replaced
                 write_file(self._path, body, durable=False)
 
 

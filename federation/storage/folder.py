@@ -1,11 +1,8 @@
 """A state folder: one process owns it, and its files are whole or absent after a crash."""
 
 import contextlib
-import errno
 import fcntl
 import os
-import pwd
-import shutil
 import stat
 import threading
 import weakref
@@ -14,22 +11,20 @@ from pathlib import Path
 from typing import IO, Final
 
 from federation.errors import ConfigError, StorageError, StoreLocked
+from federation.storage.remedies import remedy_for
 
 __all__ = [
     "TEMPORARY",
     "Folder",
     "FolderLock",
     "ReadableFolder",
-    "access_remedy",
     "empty_folder",
     "file_place",
     "has_content",
-    "is_full",
     "lock",
     "lock_holder",
     "lost",
     "point_link",
-    "remedy_for",
     "replacing",
     "sync_bytes",
     "sync_folder",
@@ -39,15 +34,9 @@ __all__ = [
 TEMPORARY = ".tmp"
 """Suffix of a file that is not whole yet; one that a crash has left may be deleted."""
 
-ROOM_BYTES: Final = 1 << 16
-"""With less a disk is full: a page of a database, its journal and what its readers share need more."""
-
 _LOCK = "lock"
 _NAMED_MAX: Final = 3
 """Files that a message names; the rest is counted."""
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_BARRED: Final = frozenset({errno.EACCES, errno.EPERM})
-_LOCKLESS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 def empty_folder(folder: Path, option: str) -> Path:
@@ -142,69 +131,6 @@ def _close_to_others(folder: Path) -> None:
 
 def _unusable(folder: Path, error: OSError) -> StorageError:
     return StorageError(f"the state folder {folder} cannot be used: {error}{remedy_for(error, folder)}")
-
-
-def is_full(folder: Path | None) -> bool:
-    """Whether a disk has hardly a page left for this user; no where it is not known.
-
-    SQLite calls that an I/O error where it cannot enlarge the file that its readers share.
-    """
-    if folder is not None:
-        with contextlib.suppress(OSError):
-            return shutil.disk_usage(folder).free < ROOM_BYTES
-    return False
-
-
-def remedy_for(error: OSError, folder: Path | None = None) -> str:
-    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these.
-
-    Args:
-        error: What the system said.
-        folder: The state folder, where the error is about what is in it.
-    """
-    match error.errno:
-        case number if number in _FULL:
-            return "; make room on this disk"
-        case number if number in _BARRED:
-            return access_remedy(folder)
-        case number if number in _LOCKLESS:
-            return "; this file system has no locks, as a network one without its lock service: choose a local disk"
-        case errno.EROFS:
-            return "; this disk is read-only: see the kernel's log, and make it writable again"
-        case errno.EIO:
-            return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
-        case _:
-            return ""
-
-
-def access_remedy(folder: Path | None) -> str:
-    """What to do about a folder that this user may not use, with its own semicolon; it names a foreign owner."""
-    if folder is None:
-        return "; make the state folder writable for this user"
-    own = os.geteuid()
-    for path in _with_entries(folder):
-        owner = path.lstat().st_uid
-        if owner != own:
-            said = f"; {path} belongs to {_user(owner)}, and this process is {_user(own)}"
-            return f"{said}: sudo chown -R {_user(own)}: {folder.absolute()}"
-    return f"; make {folder.absolute()} writable for this user"
-
-
-def _with_entries(folder: Path) -> list[Path]:
-    """The folder and what can be seen in it; nothing where there is none."""
-    try:
-        return [folder, *sorted(folder.iterdir())]
-    except PermissionError:
-        return [folder] if os.path.lexists(folder) else []
-    except OSError:
-        return []
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 def lock(handle: int, *, shared: bool = False) -> bool:

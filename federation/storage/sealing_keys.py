@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from federation.errors import StorageError
 from federation.privacy.boxes import Kem, KeyPair, PublicKey
-from federation.storage.folder import remedy_for, write_file
+from federation.storage.folder import write_file
+from federation.storage.remedies import remedy_for
 
 __all__ = ["FILE", "ROTATE", "Group", "Pair", "Peer", "SealingKeys", "read_keys", "write_keys"]
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from federation.errors import DamagedStore, StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
-from federation.storage.folder import access_remedy, file_place, has_content, is_full, lost, remedy_for, sync_bytes
+from federation.storage.folder import file_place, has_content, lost, sync_bytes
+from federation.storage.remedies import access_remedy, is_full, remedy_for
 
 __all__ = [
     "Connection",
@@ -311,8 +312,7 @@ def _as_known(file: Connection, layout: Layout, found: int, problem: str) -> Con
 
 
 def _damage(execute: Callable[[str], Cursor]) -> str:
-    found = str(execute("PRAGMA integrity_check(1)").fetchone()[0])
-    return "" if found == "ok" else found
+    return "" if (found := str(execute("PRAGMA integrity_check(1)").fetchone()[0])) == "ok" else found
 
 
 def _roll_back(connection: Connection) -> None:
@@ -327,6 +327,7 @@ class storing:  # noqa: N801 - reads as a statement
     """
 
     __slots__ = ("_what",)
+    _folder: Path | None = None
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -337,7 +338,8 @@ class storing:  # noqa: N801 - reads as a statement
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Say it in our words."""
         if isinstance(error, (sqlite3.Error, OSError)):
-            raise StorageError(f"the {self._what} cannot be stored: {error}{disk_remedy(error)}") from error
+            remedy = disk_remedy(error, self._folder)
+            raise StorageError(f"the {self._what} cannot be stored: {error}{remedy}") from error
 
 
 class _Transaction(storing):
@@ -347,9 +349,17 @@ class _Transaction(storing):
         super().__init__(what)
         self._connection, self._point = connection, point
 
+    @property
+    def _folder(self) -> Path | None:  # type: ignore[override]
+        with contextlib.suppress(sqlite3.Error):
+            return Path(self._connection.execute("PRAGMA database_list").fetchone()[2]).parent
+        return None
+
     def __enter__(self) -> None:
-        with storing(self._what):
+        try:
             self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            super().__exit__(type(error), error, None)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
@@ -368,9 +378,7 @@ class _Transaction(storing):
 def disk_remedy(error: sqlite3.Error | OSError, folder: Path | None = None) -> str:
     """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these.
 
-    Args:
-        error: What SQLite or the system said.
-        folder: The state folder, so that the remedy can name who owns it; None is not known.
+    ``folder``, where it is known, is looked at for what is not ours.
     """
     if isinstance(error, OSError):
         return remedy_for(error, folder)

@@ -1,6 +1,7 @@
 """What the durable node store does when the disk, a file or another process misbehaves."""
 
 import contextlib
+import errno
 import os
 import sqlite3
 import subprocess
@@ -203,6 +204,27 @@ def test_update_whose_payload_is_lost_is_dropped_from_the_outbox(
     again = SqliteNodeStore(folder)
     assert again.recovered().outbox == ()
     assert again.residual() is None
+    again.close()
+
+
+def test_update_whose_payload_this_process_may_not_read_is_not_lost(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after one `sudo edge-node run`: the file is root's, and whole."""
+    monkeypatch.setattr(bodies, "LARGE_BYTES", 4)
+    store = SqliteNodeStore(folder)
+    store.save_outbox(entry(1), b"first frame", residual(0.5))
+    store.close()
+
+    def barred(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", barred)
+        with pytest.raises(StorageError, match=r"\.body cannot be read.*writable"):
+            SqliteNodeStore(folder)
+    again = SqliteNodeStore(folder)
+    assert [one.offer.update for one in again.recovered().outbox] == [entry(1).offer.update]
     again.close()
 
 

@@ -16,8 +16,9 @@ from coordinator.storage.postgresql.layout import copy_rows, prepare_tables
 from coordinator.storage.postgresql.lead import take_lead
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
-from federation.storage.folder import FolderLock, ReadableFolder, remedy_for, sync_folder
+from federation.storage.folder import FolderLock, ReadableFolder, sync_folder
 from federation.storage.postgresql import PostgresDatabase
+from federation.storage.remedies import remedy_for
 from federation.storage.sql import Database
 
 __all__ = ["MOVED", "Moved", "move_store"]

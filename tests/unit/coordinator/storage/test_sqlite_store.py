@@ -1,5 +1,6 @@
 """The durable store after power cuts, damage and full disks: nothing half-done, nothing silently lost."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -88,6 +89,23 @@ def test_a_damaged_head_is_undone_and_the_same_updates_make_it_again(tmp_path: P
     members = [arrived(name, update(1.5), round_id=1).member for name in ("a", "b")]
     committer(store).commit(members, "full", Figures())
     assert store.recovered(recent=1).head.digest == digest
+    store.close()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_a_head_that_this_process_may_not_read_is_not_undone(tmp_path: Path, number: int) -> None:
+    """As after one `sudo coordinator run`: its model is root's, and whole."""
+    grown(tmp_path, 2).close()
+
+    def barred(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", barred)
+        with pytest.raises(StorageError, match=r"model-2\.safetensors cannot be read"):
+            opened(tmp_path)
+    store = opened(tmp_path)
+    assert (store.recovered(recent=1).head.version, store.alarms) == (2, [])
     store.close()
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from federation.errors import StorageError, StoreLocked
-from federation.storage.folder import FolderLock, access_remedy, lock_holder, sync_bytes, write_file
+from federation.storage.folder import FolderLock, lock_holder, sync_bytes, write_file
+from federation.storage.remedies import access_remedy
 
 
 def failing(error: OSError) -> object:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from federation.errors import StorageError, StoreGone
-from federation.storage.folder import ROOM_BYTES
+from federation.storage.remedies import ROOM_BYTES
 from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
 
 
@@ -245,3 +245,14 @@ def test_a_database_whose_rights_cannot_be_changed_is_used(tmp_path: Path, monke
 
     monkeypatch.setattr(Path, "chmod", forbidden)
     Database(tmp_path / "notes", NOTES, remedy="", role="coordinator").close()
+
+
+def test_a_database_that_may_not_be_written_is_told_with_its_folder(tmp_path: Path) -> None:
+    database = opened(tmp_path / "db", FIRST)
+    database.execute("PRAGMA query_only = 1")
+    with (
+        pytest.raises(StorageError, match=f"the row cannot be stored: .*; make {tmp_path} writable for this user"),
+        database.transaction("row"),
+    ):
+        database.insert("t", {"x": 1})
+    database.close()

@@ -1,0 +1,50 @@
+"""A folder that this user may not use is told with whose it is, and what is only barred is not taken for lost."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from federation.storage.remedies import access_remedy, is_gone
+
+
+def test_a_file_of_another_owner_is_named_also_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "model-1").touch()
+    own = os.geteuid()
+    real = Path.lstat
+
+    def lstat(path: Path) -> object:
+        there = real(path)
+        return SimpleNamespace(st_uid=own + 1 if path.name == "model-1" else own, st_mode=there.st_mode)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    said = access_remedy(tmp_path)
+    assert said.startswith(f"; {tmp_path}/blobs/model-1 belongs to ")
+    assert said.endswith(f"{tmp_path}")
+    assert "sudo chown -R " in said
+
+
+def test_a_file_that_is_read_only_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node.sqlite-shm").touch()
+    assert access_remedy(tmp_path) == f"; make {tmp_path} writable for this user"
+    real: Callable[..., bool] = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: "shm" not in str(path) and real(path, mode, **more))
+    said = access_remedy(tmp_path)
+    assert said.startswith(f"; {tmp_path}/node.sqlite-shm cannot be read and written by ")
+    assert said.endswith(f": chmod -R u+rwX {tmp_path}")
+
+
+def test_a_disk_that_is_read_only_is_no_matter_of_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    assert "this disk is read-only" in access_remedy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "gone"), [(errno.ENOENT, True), (errno.EIO, True), (errno.EACCES, False), (errno.EMFILE, False)]
+)
+def test_only_what_nobody_can_read_is_gone(number: int, gone: bool) -> None:
+    assert is_gone(OSError(number, "?")) is gone
