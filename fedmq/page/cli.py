@@ -5,6 +5,7 @@ import ipaddress
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -17,7 +18,7 @@ import typer
 
 from federation.documents import read_file
 from federation.errors import ConfigError, StorageError
-from fedmq.page.options import PageOptions
+from fedmq.page.options import STOPPING, PageOptions
 
 if TYPE_CHECKING:
     from coordinator.config.sections import CoordinatorConfig
@@ -77,6 +78,11 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
     if not folder.is_dir():
         raise StorageError(f"there is no state folder {folder}: has a coordinator run with it?")
     listening = _listen(host, port)
+    alerts = settings is not None and state is None and settings.alerts.somebody_is_told
+    alone = settings is None or config is None or not (alerts or settings.home_assistant.broker)
+    if alone:
+        # Once it is told where the page is, who ends it while the new process loads is heard as soon as that can hear.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     _tell(listening, host, made, secure=certificate is not None)
     options = PageOptions(
         state=str(folder.absolute()),
@@ -87,8 +93,7 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         key="" if key is None else str(key.absolute()),
         fleet=str(config.absolute()) if config is not None and config.is_dir() else "",
     )
-    alerts = settings is not None and state is None and settings.alerts.somebody_is_told
-    if settings is None or config is None or not (alerts or settings.home_assistant.broker):
+    if alone or settings is None or config is None:
         _begin_anew(options)
     else:
         _serve_and_tell(options, settings, config, alerts=alerts)

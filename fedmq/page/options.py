@@ -1,8 +1,12 @@
 """What a page shows, to whom and where: told to the process that serves it."""
 
+import signal
 from dataclasses import dataclass
 
-__all__ = ["PageOptions"]
+__all__ = ["STOPPING", "PageOptions"]
+
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals that end the page; while its process loads they wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from federation.documents import read_json
 from federation.errors import FederationError
 from fedmq.page.access import Access
 from fedmq.page.errands import certificates_command
-from fedmq.page.options import PageOptions
+from fedmq.page.options import STOPPING, PageOptions
 from fedmq.page.server import make_server
 from fedmq.run_view import RunView
 
@@ -61,8 +61,11 @@ class BoundedProtocol(H11Protocol):
 
 
 def serve_page(options: PageOptions) -> None:
-    """Answer until a signal ends it; the exit code after SIGTERM is 0."""
+    """Answer until a signal ends it; the exit code after each of these is 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the library raises it again when it has closed all
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: it shall outlive the terminal
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(0))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with suppress(OSError):
         os.nice(NICENESS)
     view = RunView(Path(options.state), _Certificates(options.fleet).now)

@@ -100,3 +100,17 @@ def test_a_token_of_a_file_is_not_printed(store: SqliteStore, tmp_path: Path) ->
         assert "hush" not in address
         with pytest.raises(urllib.error.HTTPError, match="401"):
             ask(f"{address}api/v1/status")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_ends_the_page_as_soon_as_it_is_told_sees_no_traceback(
+    store: SqliteStore, tmp_path: Path, number: signal.Signals
+) -> None:
+    assert store.head() == 1
+    command = [sys.executable, "-m", "coordinator", "serve", "--state", str(tmp_path / "state"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "the page is at" in process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
