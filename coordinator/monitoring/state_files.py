@@ -23,6 +23,7 @@ from federation.errors import StorageError
 from federation.runtime.clock import SteadyClock, moved_s, stamp
 from federation.runtime.obstacles import read_obstacles
 from federation.storage.folder import lock_holder, write_file
+from federation.storage.remedies import access_remedy
 from federation.units import counted
 
 __all__ = [
@@ -227,6 +228,8 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         fields, at = dict(content["fields"]), float(content["at"])
         since = float(content.get("since", at))
     except (ValueError, KeyError, TypeError) as error:
+        if folder.exists() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+            raise StorageError(f"{folder} cannot be read{access_remedy(folder)}") from error
         if leader is not None:
             raise StorageError(_ask_elsewhere(folder, leader)) from error
         if (folder / DATABASE).exists():

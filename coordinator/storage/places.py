@@ -13,6 +13,7 @@ from coordinator.storage.parts import Leader, ReadableBlobs
 from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
 from federation.storage.folder import ReadableFolder, write_file
+from federation.storage.remedies import remedy_for
 from federation.storage.sql import Readable
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def remember_url(folder: Path, url: str) -> None:
     try:
         write_file(folder / NOTE, json.dumps(note).encode(), mode=0o600)
     except OSError as error:
-        raise StorageError(f"{folder / NOTE} cannot be written: {error}") from error
+        raise StorageError(f"{folder / NOTE} cannot be written: {error}{remedy_for(error, folder)}") from error
 
 
 def url_of(folder: Path) -> str | None:
@@ -151,5 +152,7 @@ def url_of(folder: Path) -> str | None:
             return str(read_json(file.read(_NOTE_BYTES_MAX))["url"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise StorageError(f"{folder / NOTE} cannot be read: {error}{remedy_for(error, folder)}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{folder / NOTE} cannot be read: {error}") from error

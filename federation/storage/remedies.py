@@ -55,7 +55,8 @@ def remedy_for(error: OSError, folder: Path | None = None) -> str:
         case number if number in _FULL:
             return "; make room on this disk"
         case number if number in _BARRED:
-            return access_remedy(folder)
+            named = isinstance(error.filename, (str, Path)) and folder is None
+            return _whose(Path(error.filename)) if named else access_remedy(folder)
         case number if number in _LOCKLESS:
             return "; this file system has no locks, as a network one without its lock service: choose a local disk"
         case errno.EROFS:
@@ -75,6 +76,8 @@ def access_remedy(folder: Path | None) -> str:
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return _READ_ONLY
     found = _with_entries(folder)
+    if not found:  # a folder above it lets nobody of ours through
+        return _whose(folder)
     for path, owner in found:
         if owner != own:
             said = f"; {path} belongs to {_user(owner)}, and this process is {_user(own)}"
@@ -83,6 +86,20 @@ def access_remedy(folder: Path | None) -> str:
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             return f"; {path} cannot be read and written by {_user(own)}: chmod -R u+rwX {folder.absolute()}"
     return f"; make {folder.absolute()} writable for this user"
+
+
+def _whose(path: Path) -> str:
+    """Whose a file is that is barred, or the folder above it that bars it; nobody is told to take it over."""
+    for one in (path.absolute(), *path.absolute().parents):
+        try:
+            owner = one.lstat().st_uid
+        except PermissionError:
+            continue
+        except OSError:
+            break
+        said = f"; {one} belongs to {_user(owner)}, and this process is {_user(os.geteuid())}"
+        return f"{said}: run it as that user, or let this one read and write there"
+    return f"; make {path.absolute()} writable for this user"
 
 
 def is_gone(error: OSError) -> bool:

@@ -275,3 +275,13 @@ def test_a_clock_that_is_set_makes_nobody_wait_longer_or_shorter(
     pass_by(5.0, -by_s)  # after it has written, before somebody asks
     waiting = read_waiting(tmp_path)
     assert (waiting.since_s, waiting.said_s) == (35.0, 5.0)
+
+
+def test_a_folder_that_may_not_be_read_is_no_folder_without_a_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StorageError, match="has a coordinator run with this store"):
+        read_waiting(tmp_path)
+    monkeypatch.setattr("os.access", lambda *_, **__: False)
+    with pytest.raises(StorageError, match=f"{tmp_path} cannot be read; .*chmod"):
+        read_waiting(tmp_path)

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from federation.storage.remedies import access_remedy, is_gone
+from federation.command_line import errors_told
+from federation.storage.remedies import access_remedy, is_gone, remedy_for
 
 
 def test_a_file_of_another_owner_is_named_also_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +42,35 @@ def test_a_file_that_is_read_only_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_a_disk_that_is_read_only_is_no_matter_of_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
     assert "this disk is read-only" in access_remedy(tmp_path)
+
+
+def test_whose_a_file_is_that_a_command_may_not_read_is_said_and_nobody_is_told_to_take_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be anybody's: `chown -R` on the folder that it is in would be a harm."""
+    barred, real = tmp_path / "other's", Path.lstat
+
+    def lstat(path: Path) -> object:
+        if path == barred / "x":
+            raise PermissionError
+        there = real(path)
+        return SimpleNamespace(st_uid=there.st_uid + (path == barred), st_mode=there.st_mode)
+
+    barred.mkdir()
+    monkeypatch.setattr(Path, "lstat", lstat)
+    for said in (remedy_for(PermissionError(errno.EACCES, "?", str(barred / "x"))), access_remedy(barred / "x")):
+        assert said.startswith(f"; {barred} belongs to ")
+        assert said.endswith(": run it as that user, or let this one read and write there")
+    assert access_remedy(tmp_path / "nothing") == f"; make {tmp_path}/nothing writable for this user"
+
+
+def test_a_command_that_may_not_read_something_ends_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, errors_told("fedmq helper"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/nowhere/helper.sqlite")
+    said = capsys.readouterr().err
+    assert end.value.code == 3
+    assert said.startswith("fedmq helper: [Errno 13] Permission denied: '/nowhere/helper.sqlite'; ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
