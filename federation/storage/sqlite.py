@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from federation.errors import DamagedStore, StorageError, StoreGone
+from federation.errors import StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import file_place, has_content, lost, sync_bytes
 from federation.storage.remedies import access_remedy, is_full, remedy_for
@@ -79,10 +79,7 @@ class Layout:
         Raises:
             StorageError: A newer release has made it, or its number is damaged.
         """
-        try:
-            found = self.read(connection)
-        except (ValueError, TypeError) as error:
-            raise DamagedStore(f"{path} is damaged: the number of its layout is none") from error
+        found = self.read(connection)
         if found > self.number:
             raise StorageError(
                 f"{path} has layout {found}, and this release knows those up to {self.number}: "

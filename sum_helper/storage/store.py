@@ -84,7 +84,7 @@ def _read_number(connection: Connection) -> int:
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'layout'").fetchone() is None:
         return 0
     row = connection.execute("SELECT number FROM layout").fetchone()
-    return 0 if row is None else int(row[0])
+    return 0 if row is None else whole(row[0])
 
 
 def _write_number(connection: Connection, number: int) -> None:
