@@ -16,13 +16,16 @@ from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
 from federation.types import NO_START, Epoch, ModelVersion, NodeId, RoundId, SeenRun, Start
 
-__all__ = ["HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
+__all__ = ["ASTRAY_PAUSE_S", "HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
 
 HEAL_PAUSE_S = 5.0
 """What was wiped is published again this long after it was last published at the earliest, in seconds."""
 
 STOPPED_S = 30.0
 """A deadline that is missed by more tells that the process stood still, and may have been replaced, in seconds."""
+
+ASTRAY_PAUSE_S = 30.0
+"""Time between two words to nodes that follow another run, in seconds: all nodes hear them."""
 
 YOUNG_S = 10.0
 """Whoever hears the coordinator of another run this soon after its own first word has come second, in seconds."""
@@ -212,6 +215,7 @@ class Fence:
 
     Attributes:
         due: When what is retained is to be published again, in monotonic seconds; None is never.
+        astray_due: When nodes that follow another run are told who leads, in monotonic seconds; None: there are none.
         other_run: The run whose coordinator this one leaves the federation to; empty before.
     """
 
@@ -223,7 +227,9 @@ class Fence:
         self._asked: set[NodeId] = set()
         self._owed: set[NodeId] = set()
         self._healed_at: float | None = None
+        self._told_astray_at: float | None = None
         self.due: float | None = None
+        self.astray_due: float | None = None
         self.other_run = ""
 
     @property
@@ -335,6 +341,25 @@ class Fence:
         self.due, self._healed_at = None, state.now
         state.note("retained_lost")
         self._announcer.publish_again(lost=True)
+
+    def astray(self) -> None:
+        """A node follows another run: what it has heard last was a late word of that run's coordinator [FED-321].
+
+        Whoever replaces another one is young, and its word means something else then.
+        """
+        if self.astray_due is None and self._spoke_at is not None:
+            last = self._spoke_at + REPLACE_S
+            last = last if self._told_astray_at is None else max(last, self._told_astray_at + ASTRAY_PAUSE_S)
+            self.astray_due = max(self._state.now, last)
+
+    def recall(self) -> None:
+        """Tell those who have gone astray who leads, when it is due."""
+        state = self._state
+        if self.astray_due is None or state.now < self.astray_due or self._silent:
+            return
+        self.astray_due, self._told_astray_at = None, state.now
+        state.count("nodes_recalled")
+        self._announcer.publish_state(Presence.ONLINE)
 
     def _another_run(self, told: CoordinatorState, *, stood: bool) -> Leave | None:
         """Another run's coordinator is there: whoever came second leaves, unless it was told to replace the other.

@@ -180,6 +180,8 @@ class Liveness:
             self._doubted.pop(node, None)
             self._expect(node, node_state)
             self._behind.born(node, node_state)
+            if node_state.seen is not None and node_state.seen.run != state.run:
+                self._fence.astray()
         match sighting:
             case Sighting.OUTDATED:
                 state.count("outdated_states")

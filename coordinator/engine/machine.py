@@ -106,7 +106,7 @@ class CoordinatorMachine:
             dues += (self._liveness.call_due, self._attendance.due(), None if state.behind else self._stop_by)
             dues.append(state.clock.when(self._receiver.transfers.next_timer()))
         if not state.paused and state.leading:
-            dues.append(self._fence.due)
+            dues += (self._fence.due, self._fence.astray_due)
             dues.append(state.clock.when(self._versions.patience_ends()))
             dues += (state.clock.when(self._evaluation.ends()), self._sums.due(), self._versions.rest_ends)
         return min((due for due in dues if due is not None), default=None)
@@ -301,6 +301,7 @@ class CoordinatorMachine:
             self._hold()
             return
         self._fence.heal()
+        self._fence.recall()
         self._receiver.ask_again()
         self._ledger.end()
         self._evaluation.advance(settled=state.settling_until is None)

@@ -1,11 +1,14 @@
 """Who else speaks for the coordinator, what was wiped while it runs, and what the broker drops."""
 
+from dataclasses import replace
+
 import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
 from coordinator.engine.fencing import (
     ASKED_MAX,
+    ASTRAY_PAUSE_S,
     HEAL_PAUSE_S,
     OWED_MAX,
     PROOF_PAUSE_S,
@@ -385,6 +388,46 @@ class TestAnotherRun:
         rig = Rig()
         rig.start("ann", "bob")
         assert transcript(rig.heard(Presence.ONLINE, run=other)) == (["stop replaced"] if leaves else AGAIN)
+
+
+class TestAstray:
+    """FED-321: a node that has heard a late word of another run's coordinator waits for that one.
+
+    Found by simulation (seeds 14615 and 15571): a message that came again took a node back into the run that was over.
+    """
+
+    SEEN = SeenRun(run=OTHER, epoch=Epoch(1), start=Start(3))
+
+    def test_whoever_leads_says_its_word_once_more(self) -> None:
+        rig = Rig(engine(lease_s=1e6))
+        rig.start("ann", "bob")
+        rig.wait(REPLACE_S)
+        assert transcript(rig.state("ann", seen=self.SEEN)) == AGAIN[:1]
+        assert rig.get("counters") == {"nodes_recalled": 1}
+
+    def test_all_hear_it_so_it_is_said_at_a_bounded_rate(self) -> None:
+        rig = Rig(engine(lease_s=1e6))
+        rig.start("ann", "bob")
+        rig.wait(REPLACE_S)
+        rig.state("ann", seen=self.SEEN)
+        assert transcript(rig.state("bob", seen=self.SEEN)) == []
+        assert transcript(rig.wait(ASTRAY_PAUSE_S - 0.1)) == []
+        assert transcript(rig.wait(0.1)) == AGAIN[:1]
+        assert transcript(rig.wait(ASTRAY_PAUSE_S)) == []
+
+    def test_a_young_one_waits_as_its_word_would_contradict_another_one(self) -> None:
+        rig = Rig(engine(lease_s=1e6))
+        rig.start("ann", "bob")
+        rig.wait(REPLACE_S - 10.0)
+        assert transcript(rig.state("ann", seen=self.SEEN)) == []
+        assert rig.machine.deadline() is not None
+        assert transcript(rig.wait(10.0)) == AGAIN[:1]
+
+    def test_whoever_follows_this_run_is_not_astray(self) -> None:
+        rig = Rig(engine(lease_s=1e6))
+        rig.start("ann", "bob")
+        rig.wait(REPLACE_S)
+        assert transcript(rig.state("ann", seen=replace(self.SEEN, run=RUN))) == []
 
 
 class TestBehind:
