@@ -260,8 +260,8 @@ class Batches:
             return
         reason = refusal.reason
         state.note("sum_refused", helper=helper, version=batch.version, reason=reason.value)
-        if reason in PASSING:
-            return
+        if reason in PASSING or not state.leading:
+            return  # a verdict is final, so it waits until it was heard who leads [FED-97]: the helper is asked again
         if reason is SumReason.UNKNOWN_UPDATE:
             self._delivery.send_again(helper, self._named(batch, refusal))
             return

@@ -590,6 +590,23 @@ def test_what_has_arrived_of_a_sum_goes_with_its_batch() -> None:
     assert rig.store.chunks == set()
 
 
+def test_a_refusal_that_comes_before_it_was_heard_who_leads_costs_nothing() -> None:
+    """FED-97, found by simulation (private seed 14941): the verdict on a whole batch is as final as any other."""
+    rig = running()
+    stored_two(rig)
+    while rig.store.batch is None:
+        name, command = rig.mail.pop(0)
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    refusal = SumRefusal(run=RUN, batch=rig.store.batch.request.batch, reason=SumReason.GONE)
+    rig.disconnect()
+    assert receipts(rig.tell(HelperSpoke(helper=BIRCH, message=refusal))) == []
+    assert rig.store.batch is not None
+    rig.connect()
+    assert ("a", "stale", "helper_lost") in receipts(rig.tell(HelperSpoke(helper=BIRCH, message=refusal)))
+    assert rig.store.batch is None
+
+
 # --- helpers that refuse what others do -----------------------------------------------------------------------------
 
 
