@@ -207,9 +207,11 @@ class Simulation:
         self._check_end()
 
     def _drained(self) -> bool:
-        if not self._work.done or not self._over() or not self.coordinator.alive:
+        machine = self.coordinator.machine
+        if not self._work.done or not self._over() or machine is None:
             return False
-        if self.checker.surveys.open:
+        # Its disk has refused something: what the last version needs may still be to come.
+        if self.checker.surveys.open or machine.snapshot()["paused"]:
             return False
         return not self.checker.unsettled(self._lost()) and not any(node.outbox for node in self.nodes if not node.gone)
 
