@@ -346,7 +346,8 @@ class Experiment:
         limits = self.plan.committer.limits
         keeps = self.plan.engine.train.extra.get(KEPT_KEY)
         hidden = self._private or self._masks is not None or self.plan.engine.noise is not None
-        simple = not (hidden or spec.lossy or limits.rule is not None or limits.clip_norm or keeps)
+        # A store that is kept has what nodes would have sent: a token has neither its size nor its content.
+        simple = not (hidden or spec.lossy or limits.rule is not None or limits.clip_norm or keeps or self.plan.keep)
         if simple and not self.manifest.control_count and self.pool.num_examples(0) is not None:
             return VectorWork(self._trainers, self.manifest, self.pool)
         return FrameWork(self._trainers, self.manifest, self.names, self._masks)

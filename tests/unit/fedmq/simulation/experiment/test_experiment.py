@@ -377,6 +377,9 @@ def test_what_was_trained_can_be_kept_exported_and_looked_at(
     versions = status["versions"]
     assert isinstance(versions, list)
     assert [one["accuracy"] for one in versions[1:]] == [one.metrics["accuracy"] for one in result.versions]
+    # Updates were tokens of ten bytes: what nodes had sent was far too little, and an audit could decode none.
+    nodes: Any = status["nodes"]
+    assert sum(node["bytes_up"] for node in nodes) == result.payload_bytes
     best = max(result.versions, key=lambda one: (one.metrics["accuracy"], -one.version))
     source = TaskSource(name=str(options.task), data=None)
     assert export_model(kept, tmp_path / "m.onnx", "best", source) == best.version
