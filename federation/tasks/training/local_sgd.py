@@ -136,6 +136,7 @@ def try_step(model: LocalModel, loss: Loss, batch: Batch, own: OwnTraining) -> N
     if model.normalizes_batches and num_examples(batch) < 2:
         raise TaskError("the model has BatchNorm, which needs two examples, and the first batch of this node has one")
     plan = TrainingPlan(settings=TrainSettings(), seed=0, stop=bool, own=own)
+    model.module.train()
     state = OptimizerState({}, plan.settings)
     before = model.dump() if own.takes_steps else {}
     if own.takes_steps:

@@ -579,23 +579,17 @@ def test_what_is_drawn_and_does_not_matter_or_is_sent_is_no_reason_to_refuse() -
         prepare(task(model))
 
 
-def test_a_model_is_made_twice_and_keeps_its_mode() -> None:
-    """What its author has set to evaluation mode stays so in the step that is tried."""
-    seen = list[bool]()
+def test_a_task_that_is_prepared_again_is_in_training_mode_again() -> None:
+    """The second time a model was in evaluation mode, in which detectors give answers in place of losses."""
+    modes = list[bool]()
 
-    class Watched(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer, self.still = nn.Linear(4, 2), nn.Dropout().eval()
+    def step(module: nn.Module, batch: Any) -> torch.Tensor:
+        modes.append(module.training)
+        found: torch.Tensor = nn.functional.cross_entropy(module(batch[0]), batch[1])
+        return found
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append(self.still.training)
-            found: torch.Tensor = self.still(self.layer(x))
-            return found
-
-    one = task(Watched)
+    one = task(lambda: nn.Linear(4, 2))
+    one.step = step
     prepare(one)
-    assert not any(seen)
-    module = one._training.model.module
-    assert isinstance(module, Watched)
-    assert not module.still.training
+    prepare(one)
+    assert modes == [True, True]
