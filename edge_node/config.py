@@ -17,6 +17,7 @@ from federation.config import (
     Seconds,
     Section,
     TaskArguments,
+    Threads,
     accepted_by,
     load_config,
 )
@@ -24,6 +25,7 @@ from federation.errors import ConfigError, LocalProtocolError
 from federation.identity.helper_keys import PinnedHelper, in_key_order
 from federation.protocol.limits import HELPERS_MAX
 from federation.protocol.topics import validate_node_id
+from federation.setting_checks import check_place
 from federation.tasks.data.partitioners import parse_partition
 
 __all__ = ["NodeConfig", "read_config"]
@@ -127,7 +129,7 @@ class TrainingSection(Section):
     """
 
     device: Device = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     stall_s: PositiveSeconds = 900.0
     codecs: tuple[Codec, ...] = ()
@@ -340,6 +342,5 @@ def read_config(file: Path | None, flags: Mapping[str, object], environ: Mapping
         raise ConfigError("eligibility.examples_new_min", "counts what [data] gives: name a source there")
     if config.task.updates == "signed" and config.task.authority is None and config.broker.tls_authority is None:
         raise ConfigError("task.updates", "signed by whom? Name the authority's certificate as task.authority")
-    if config.task.data is not None and not config.task.data.is_dir():
-        raise ConfigError("task.data", f"{config.task.data} is not a folder", source="configuration")
+    check_place("task.data", config.task.data, Path.is_dir, "is not a folder")
     return config

@@ -51,7 +51,10 @@ WRONG = 2
 _USAGE: Any = next(each for each in typer.BadParameter.__mro__ if each.__name__ == "UsageError")
 """The library's error for what was typed wrongly, under whatever name it keeps it."""
 
-_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_OF_THE_DISK = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+    | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}  # no such place can be there
+)
 
 BrokerOption = Annotated[str | None, typer.Option(help="Broker URL, such as mqtt://host:1883 or mqtts://host.")]
 FederationOption = Annotated[str | None, typer.Option(help="Name of the federation.")]

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +34,7 @@ from federation.protocol.limits import SECONDS_MAX
 from federation.protocol.topics import validate_federation_id
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url, read_password
 from federation.runtime.profiles import BrokerProfile, ProfileName, profile_named
+from federation.setting_checks import check_bounds, check_place, check_value
 from federation.setting_errors import explained, siblings
 from federation.tasks.arguments import joined
 from update_codec import CodecError, CodecSpec
@@ -49,6 +50,7 @@ __all__ = [
     "Seconds",
     "Section",
     "TaskArguments",
+    "Threads",
     "accepted_by",
     "broker_address",
     "load_config",
@@ -62,6 +64,9 @@ Seconds = Annotated[float, Field(ge=0.0, le=SECONDS_MAX)]
 
 PositiveSeconds = Annotated[float, Field(gt=0.0, le=SECONDS_MAX)]
 """The same above nothing."""
+
+Threads = Annotated[int, Field(gt=0, le=1_024)]
+"""Of a pool: the libraries that compute count them in 32 bits, and make each."""
 
 
 def accepted_by(check: Callable[[str], object]) -> AfterValidator:
@@ -97,12 +102,14 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _sound_text(cls, value: object, info: ValidationInfo) -> object:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if not value and isinstance(value, str) and Path in (annotation, *get_args(annotation)):
-            raise ValueError("is empty: leave the key out")  # as a path it would be the current folder
-        if isinstance(value, str | Path) and "\0" in str(value):
-            raise ValueError("has a NUL character, which no path and no broker takes")
+    def _sound(cls, value: object, info: ValidationInfo) -> object:
+        check_value(value, cls.model_fields[str(info.field_name)].annotation)
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        check_bounds(value)
         return value
 
 
@@ -201,8 +208,8 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
 def _file_named(section: BrokerSection, name: str) -> str | None:
     """Where a file of TLS is, which the library reads by itself: it would wait for ever for the writer of a pipe."""
     path: Path | None = getattr(section, name)
-    if path is not None and path.exists() and not path.is_file():
-        raise ConfigError(f"broker.{name}", f"{path} is no file")
+    # One that is not there is told of by whoever opens it.
+    check_place(f"broker.{name}", path, lambda place: place.is_file() or not place.exists(), "is no file")
     return None if path is None else str(path)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
 from coordinator.engine.early_stopping import Goal, Source
-from federation.config import Device, Section
+from federation.config import Device, Section, Threads
 from federation.protocol.limits import EVALUATION_METRICS_MAX, METRIC_NAME_BYTES_MAX
 
 __all__ = ["EvaluationSection", "StoppingSection"]
@@ -31,7 +31,7 @@ class EvaluationSection(Section):
 
     every: NonNegativeInt = 1
     device: Device = "auto"
-    threads: PositiveInt = 1
+    threads: Threads = 1
     apart: bool = True
     nodes_every: NonNegativeInt = 0
     nodes_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0

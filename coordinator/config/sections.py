@@ -32,12 +32,15 @@ from federation.config import (
     TaskArguments,
     load_config,
 )
-from federation.errors import ConfigError
+from federation.setting_checks import check_place
 
 __all__ = ["PREFIX", "CoordinatorConfig", "read_config", "state_folder"]
 
 PREFIX = "FEDMQ_COORDINATOR"
 """Prefix of the environment variables."""
+
+VERSIONS_BACK_MAX = 1 << 32
+"""How far a store may be told to look back: numbers of versions are added up, and a database has 64 bits."""
 
 CONFIG_FILE = "coordinator.toml"
 """What the file is called in a folder that ``coordinator init`` has made."""
@@ -128,7 +131,7 @@ class RoundSection(Section):
     lease_s: PositiveSeconds = 120.0
     interval_min_s: Seconds = 0.0
     max_wait_s: PositiveSeconds = 60.0
-    max_staleness: NonNegativeInt | None = None
+    max_staleness: Annotated[int, Field(ge=0, le=VERSIONS_BACK_MAX)] | None = None
     per_node_quota: PositiveInt = 1
     spread_s: Seconds = 0.0
     pace_s: Annotated[float, Field(ge=0, le=7 * 86_400)] = 0.0
@@ -268,7 +271,7 @@ class StoreSection(Section):
     folder: Path = STATE_FOLDER
     url: Annotated[str, Field(pattern="^postgres(ql)?://")] | None = None
     lease_s: Annotated[float, Field(ge=1, le=3600)] = 3.0
-    audit_versions: PositiveInt = 1
+    audit_versions: Annotated[int, Field(gt=0, le=VERSIONS_BACK_MAX)] = 1
     updates_kept: PositiveInt = 10_000
 
 
@@ -357,8 +360,7 @@ def read_config(
         CoordinatorConfig, prefix=PREFIX, file=file, flags=flags, environ=environ, in_folder=CONFIG_FILE
     )
     for key, path in (("task.data", config.task.data), ("task.initial", config.task.initial)):
-        if path is not None and not path.exists():
-            raise ConfigError(key, f"{path} does not exist")
+        check_place(key, path, Path.exists, "does not exist")
     return config
 
 

@@ -29,7 +29,9 @@ from coordinator.strategies.presets import STRATEGIES
 from coordinator.strategies.robust import make_rule
 from coordinator.strategies.strategy import Strategy, StrategySettings, make_strategy
 from federation.errors import ConfigError
+from federation.protocol.fields import FieldError
 from federation.protocol.messages import TrainSettings
+from federation.protocol.schema import check_settings
 from federation.task import ADAM_KEY, CLIP_KEY, DECOUPLED_KEY, KEPT_KEY, MIXED, MIXED_KEY, task_label
 from federation.tasks.registry import default_settings
 from federation.tasks.scaffold import NODES_KEY, RESOLUTION_DEFAULT, RESOLUTION_KEY
@@ -188,7 +190,7 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
     """How nodes train: the task's own choice, and over it what the configuration says.
 
     Raises:
-        ConfigError: There is no such task.
+        ConfigError: There is no such task, or no announcement has room for a number.
     """
     chosen = config.train.model_dump(include={field.name for field in fields(TrainSettings)})
     given = {key: value for key, value in chosen.items() if value is not None}
@@ -197,7 +199,13 @@ def train_settings(config: CoordinatorConfig) -> TrainSettings:
         given = {"proximal_mu": preset.proximal_mu} | given
     settings = replace(default_settings(config.task.name), **({"seed": config.task.seed} | given))
     settings = with_privacy(_with_optimizer(settings, config), config.privacy, config.round.versions)
-    return _with_controls(settings, config) if uses_controls(config) else settings
+    settings = _with_controls(settings, config) if uses_controls(config) else settings
+    try:
+        check_settings(settings)
+    except FieldError as error:
+        name, _, problem = str(error).removeprefix("TrainSettings.").partition(" ")
+        raise ConfigError(f"train.{name}", problem) from error
+    return settings
 
 
 def rate_schedule(config: CoordinatorConfig) -> RateSchedule:

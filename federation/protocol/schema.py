@@ -156,6 +156,17 @@ _TRAIN_SETTINGS = Record(
     ),
     _check_settings,
 )
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Whether an announcement has room for settings, before there is one.
+
+    Raises:
+        FieldError: One is beyond its field; the message begins with ``TrainSettings.`` and the field's name.
+    """
+    _TRAIN_SETTINGS.pack(settings)
+
+
 _MODEL_PART = Record(
     ModelPart,
     (

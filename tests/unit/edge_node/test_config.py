@@ -50,6 +50,10 @@ def test_each_of_them_is_required(key: str) -> None:
         ("eligibility__retry_s", 1e9),
         ("bounds__train_s_max", 1e12),
         ("task__data", "/nowhere/at/all"),
+        ("task__data", "/" + "x" * 300),
+        ("training__threads", 1_025),
+        ("store__outbox_max", True),
+        ("bounds__max_steps", 1 << 63),
     ],
 )
 def test_value_out_of_range_is_refused_with_its_key(key: str, value: object) -> None:

@@ -1,9 +1,12 @@
 """Configuration is strict: every mistake names its key and where it came from."""
 
 import codecs
+import errno
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field
@@ -11,6 +14,7 @@ from pydantic import Field
 from federation.config import CONFIG_BYTES_MAX, BrokerSection, Section, broker_address, load_config
 from federation.errors import ConfigError
 from federation.runtime.address import read_password
+from federation.setting_checks import check_place
 
 
 class Broker(Section):
@@ -23,6 +27,8 @@ class Broker(Section):
 class Other(Section):
     ratio: float = 0.5
     place: Path | None = None
+    count: int = 0
+    table: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Whole(Section):
@@ -264,3 +270,56 @@ def test_a_nul_character_is_refused_with_its_key(toml: Path) -> None:
     toml.write_text('[broker]\nurl = "mqtt://a\\u0000b"\n')
     error = refused(toml)
     assert (error.key, "NUL" in str(error)) == ("broker.url", True)
+
+
+@pytest.mark.parametrize("value", ['{ a = "\\u0000" }', '{ "\\u0000" = 1 }', '{ a = [["\\u0000"]] }'])
+def test_a_nul_character_is_found_however_deep_it_is(toml: Path, value: str) -> None:
+    toml.write_text(f'[broker]\nurl = "x"\n[other]\ntable = {value}\n')
+    assert "other.table: has a NUL character" in str(refused(toml))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("port = true", "broker.port: must be a number, and true is none"),
+        ("port = false", "broker.port: must be a number, and false is none"),
+        ("json = 1", "broker.json: must be true or false, and a number is neither"),
+        ("json = 0.0", "broker.json: must be true or false, and a number is neither"),
+    ],
+)
+def test_a_truth_value_is_no_number_and_no_number_is_one(toml: Path, line: str, said: str) -> None:
+    """`buffer = true` was a buffer of 1."""
+    toml.write_text(f'[broker]\nurl = "x"\n{line}\n')
+    assert said in str(refused(toml))
+
+
+def test_truth_values_are_taken_where_they_belong(toml: Path) -> None:
+    assert load(toml, {"FEDMQ_TEST__BROKER__JSON": "0"}).broker.as_json is False
+    assert load(toml, {"FEDMQ_TEST__OTHER__TABLE": '{"a": true}'}).other.table == {"a": True}
+
+
+def test_a_number_that_no_database_holds_is_refused(toml: Path) -> None:
+    """A seed of 100 bits ended the coordinator with a traceback of its store."""
+    largest = str((1 << 63) - 1)
+    assert load(toml, {"FEDMQ_TEST__OTHER__COUNT": largest}).other.count == (1 << 63) - 1
+    for value in (str(1 << 63), str(-1 << 63), "9" * 300):
+        error = refused(toml, {"FEDMQ_TEST__OTHER__COUNT": value})
+        assert "other.count: must be at most 9,223,372,036,854,775,807" in str(error)
+
+
+def test_a_place_that_the_system_does_not_look_up_is_refused(tmp_path: Path) -> None:
+    check_place("task.data", None, Path.is_dir, "is not a folder")
+    check_place("task.data", tmp_path, Path.is_dir, "is not a folder")
+    with pytest.raises(ConfigError, match=re.escape("task.data: /nowhere/at-all is not a folder (from configuration)")):
+        check_place("task.data", Path("/nowhere/at-all"), Path.is_dir, "is not a folder")
+    with pytest.raises(ConfigError, match="cannot be used: File name too long"):
+        check_place("task.data", tmp_path / ("x" * 300), Path.exists, "does not exist")
+
+
+def test_a_certificate_below_a_barred_folder_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def barred(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", barred)
+    with pytest.raises(ConfigError, match=r"broker.tls_key: .*/x cannot be used: Permission denied"):
+        broker_address(BrokerSection(url="mqtts://host", tls_key=tmp_path / "x"))

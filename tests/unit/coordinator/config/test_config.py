@@ -104,6 +104,36 @@ def test_training_is_the_tasks_own_choice_unless_it_is_given() -> None:
     assert engine_settings(config(task__seed=4, train__seed=9)).train.seed == 9
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("local_epochs", 1 << 32, "needs an integer from 0 to 4294967295"),
+        ("batch_size", 1 << 32, "needs an integer from 0 to 4294967295"),
+        ("max_steps", 1 << 32, "needs an integer from 0 to 4294967295"),
+        ("extra", {"x" * 200: 1.0}, "needs"),
+        ("extra", {f"n{at}": 1.0 for at in range(200)}, "needs at most"),
+    ],
+)
+def test_how_to_train_has_room_in_an_announcement(name: str, value: object, said: str) -> None:
+    """The first node that came ended the coordinator with a traceback, and again after each start."""
+    error = wrong(**{f"train__{name}": value})
+    assert (error.key, str(error).startswith(f"train.{name}: {said}")) == (f"train.{name}", True)
+
+
+@pytest.mark.parametrize("key", ["round__max_staleness", "store__audit_versions"])
+def test_how_far_a_store_looks_back_has_a_bound(key: str) -> None:
+    """Both are added up, and the sum went to a database that has 64 bits."""
+    with pytest.raises(ConfigError, match=r"less than or equal to 4294967296 \(from command line\)"):
+        config(**{key: 1 << 33})
+
+
+@pytest.mark.parametrize("key", ["task.data", "task.initial"])
+def test_a_place_that_no_system_looks_up_is_one_line(key: str) -> None:
+    given: dict[str, object] = {"federation.id": "f", "broker.url": "mqtt://h:1883", key: "/" + "x" * 300}
+    with pytest.raises(ConfigError, match=f"^{key}: .* cannot be used: File name too long"):
+        read_config(None, given, environ={})
+
+
 def test_the_model_goes_down_as_small_as_the_updates_come_up() -> None:
     asked = ("edge", "extreme", "balanced", "fine", "compact", "lossless")
     assert [str(down_spec(config(codec__up=up))) for up in asked] == [

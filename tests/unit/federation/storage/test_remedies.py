@@ -64,6 +64,18 @@ def test_whose_a_file_is_that_a_command_may_not_read_is_said_and_nobody_is_told_
     assert access_remedy(tmp_path / "nothing") == f"; make {tmp_path}/nothing writable for this user"
 
 
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP])
+def test_a_command_that_is_told_a_place_that_cannot_be_ends_with_a_line(
+    capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    with pytest.raises(SystemExit) as end, errors_told("coordinator"):
+        raise OSError(number, os.strerror(number), "/x")
+    assert (end.value.code, capsys.readouterr().err) == (
+        3,
+        f"coordinator: [Errno {number}] {os.strerror(number)}: '/x'\n",
+    )
+
+
 def test_a_command_that_may_not_read_something_ends_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end, errors_told("fedmq helper"):
         raise PermissionError(errno.EACCES, "Permission denied", "/nowhere/helper.sqlite")
