@@ -8,6 +8,7 @@ An inbox that stays full for `INBOX_WAIT_S` costs the connection: what was not t
 the broker sends it again after the reconnect. Nothing is lost at QoS 1; duplicates are the receiver's business.
 """
 
+import math
 import queue
 import random
 import secrets
@@ -153,7 +154,9 @@ class MqttTransport(NetworkThread):
         self._client.loop_misc()
 
     def _patience_s(self) -> float:
-        tick_s = min(TICK_S_MAX, self._session.keepalive_s / 4)
+        # A broker may want to hear of us more often than we have offered; the library knows, and only asks the clock.
+        keepalive_s = min(self._client.keepalive or math.inf, self._session.keepalive_s)
+        tick_s = min(TICK_S_MAX, keepalive_s / 4)
         left_s = self._close_by - time.monotonic()
         return min(tick_s, left_s if left_s > 0 else DISCONNECT_WAIT_S)
 

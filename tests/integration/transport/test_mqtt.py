@@ -416,6 +416,24 @@ def test_a_server_that_says_nothing_at_all_is_asked_again_and_again(
         assert client.transport.alive
 
 
+def test_a_broker_that_wants_to_hear_of_us_sooner_than_we_offer_does(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Server Keep Alive of 3 s was heard of every 5 s: such a broker ended the connection, again and again."""
+    monkeypatch.setattr(mqtt, "TICK_S_MAX", 3_600.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(_WAIT_S)
+        connect(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", keepalive_s=3_600)
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(_WAIT_S)
+            connection.recv(4_096)
+            connection.sendall(b"\x20\x06\x00\x00\x03\x13\x00\x01")
+            while (packet := connection.recv(4_096)) and b"\xc0\x00" not in packet:
+                pass
+    assert packet
+
+
 LEVEL = 8
 """Where a CONNECT has the protocol's level."""
 
