@@ -42,7 +42,10 @@ def test_the_command_writes_a_report_that_is_drawn_without_gaps(tmp_path: Path) 
     assert len(run.versions) == 3
     assert all(node.applied for node in run.nodes)
     drawn = draw_run(run, tmp_path / "pictures")
-    assert drawn.left_out == ["node-accuracy: no node evaluated a version"]
+    assert drawn.left_out == [
+        "node-accuracy: no node evaluated a version",
+        "staleness: no applied update is known that was late",
+    ]
 
 
 def test_a_report_needs_real_training(tmp_path: Path) -> None:
