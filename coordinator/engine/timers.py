@@ -69,31 +69,32 @@ class Timers(Generic[KeyT]):
 
 
 class RateLimit(Generic[KeyT]):
-    """How much of something each key may have: a token bucket for each.
+    """How much of something each key may have: a token bucket for each, as one number, since there may be 100,000.
+
+    The number is when the bucket is full again (the generic cell rate algorithm, ITU-T I.371, annex A).
 
     Args:
-        per_s: So many a second, in the long run.
+        per_s: So many a second, in the long run; more than none.
         burst: So many at once.
     """
 
     keys_max = 100_000
 
     def __init__(self, *, per_s: float, burst: float) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._left: dict[KeyT, tuple[float, float]] = {}
+        self._each_s, self._most_s = 1.0 / per_s, burst / per_s + _ROUNDING_S
+        self._full_at: dict[KeyT, float] = {}
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._full_at)
 
     def admits(self, key: KeyT, now: float, count: float = 1.0) -> bool:
         """Take ``count`` at ``now`` (monotonic seconds); False when the key has had too many."""
-        left, since = self._left.get(key, (self._burst, now))
-        left = min(self._burst, left + (now - since) * self._per_s)
-        if key not in self._left and len(self._left) >= self.keys_max:
-            self._left.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
-        if left < count:
+        full_at = max(now, self._full_at.get(key, now)) + count * self._each_s
+        if key not in self._full_at and len(self._full_at) >= self.keys_max:
+            self._full_at.clear()  # names were invented: whoever can do that is not held up by a bucket of one name
+        if full_at - now > self._most_s:
             return False
-        self._left[key] = (left - count, now)
+        self._full_at[key] = full_at
         return True
 
 
