@@ -7,8 +7,10 @@ the one that is exported. Caches are state, too, but make no difference.
 
 import copy
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -153,7 +155,8 @@ def refuse_unseeded(
 
     Whatever asks the system for randomness (``os.urandom``, ``secrets``, a generator without a seed) gives another in
     each process. To tensors that travel it does no harm; a permutation that is kept as an attribute is another model on
-    each node. A model that draws its predictions, or that cannot predict, is not judged.
+    each node. A model that draws its predictions, or that cannot predict, is not judged, and none that is so large that
+    a device may not hold it twice.
 
     Args:
         module: As it was made.
@@ -164,6 +167,8 @@ def refuse_unseeded(
     Raises:
         TaskError: It names what differs, as far as that can be found.
     """
+    if sum(tensor.nbytes for tensor in state_of(module).values()) > _HIDDEN_BYTES_MAX:
+        return
     before, modes = NonPersistentState.of(module), {part: part.training for part in module.modules()}
     other = make().eval()
     now, again = state_of(module), state_of(other)
@@ -171,7 +176,7 @@ def refuse_unseeded(
     if changed := [name for name in fixed if name not in again or _bits(again[name]) != _bits(now[name])]:
         raise TaskError(f"each time that the model is made it has another {', '.join(changed[:8])}: {_UNSEEDED}")
     try:
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with torch.no_grad(), _eagerly():
             for name in layout.travelling:
                 again[name].copy_(now[name])
             module.eval()
@@ -190,6 +195,12 @@ def refuse_unseeded(
             f"each time that the model is made it has another {', '.join(names[:8]) or 'way to predict'}, and"
             f" predictions depend on it: {_UNSEEDED}, or make it a buffer"
         )
+
+
+def _eagerly() -> AbstractContextManager[object]:
+    """What was compiled runs as it was written. Where the compiler was never loaded, nothing was; it takes a second."""
+    loaded = "torch._dynamo" in sys.modules
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 def _bits(tensor: torch.Tensor) -> str:
