@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
+import psutil
 import pytest
 
 from federation.runtime.local_broker import free_port
@@ -89,11 +90,19 @@ class Ejabberd:
         process, self._process = self._process, None
         if process is None:
             return
+        family = list[psutil.Process]()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_S)
         process.kill()
         process.wait()
+        # Its port programs end when they read that it is gone, on a loaded machine after a while.
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(family, timeout=STOP_S)
 
     def _wait(self) -> None:
         until_s = time.monotonic() + START_S
