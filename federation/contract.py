@@ -69,7 +69,7 @@ def described_model(task: Describing, seed: int = 0) -> tuple[Parameters, Manife
     try:
         return arrays, Manifest.of(arrays, roles)
     except CodecError as error:
-        raise TaskError(f"the task's model cannot be described_model: {error}") from error
+        raise TaskError(f"the task's model cannot be described: {error}") from error
 
 
 def initial_problems(made: Any, roles: Any) -> Iterator[str]:

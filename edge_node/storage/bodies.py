@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from edge_node.storage.state_folder import StateFolder
-from federation.errors import DamagedStore, StorageError
+from federation.errors import StorageError
 from federation.storage import sqlite
-from federation.storage.columns import Columns
+from federation.storage.columns import Columns, DamagedRow
 from federation.storage.remedies import is_gone, remedy_for
 from federation.storage.sql import Row
 from federation.types import RunId
 
-__all__ = ["BODY", "LARGE_BYTES", "SUFFIX", "Bodies", "is_whole", "placed"]
+__all__ = ["BODY", "LARGE_BYTES", "SUFFIX", "Bodies", "body_of", "placed"]
 
 LARGE_BYTES = 1 << 20
 """A body above this size gets a file of its own, in bytes: SQLite writes a blob twice (log, then table)."""
@@ -34,21 +34,22 @@ BODY = Columns(_Body)
 """The columns of the table ``body``; run and name are its key."""
 
 
-def is_whole(row: Row, read: Callable[[str], bytes]) -> bool | None:
-    """Whether a row's body is what was written; None where its file is gone, as a power cut may have it.
+def body_of(row: Row, read: Callable[[str], bytes]) -> bytes | None:
+    """What was written; None where it is something else now.
 
     Args:
         row: Of the table ``body``.
-        read: Gives the content of a file, or raises `OSError`.
+        read: Gives the content of a file.
+
+    Raises:
+        OSError: As ``read``: after a power cut a file may be gone.
     """
     try:
         kept = BODY.record(row)
-        body = kept.inline if kept.file is None else read(kept.file)
-    except OSError:
+    except DamagedRow:
         return None
-    except DamagedStore:
-        return False
-    return body is not None and _digest(body) == kept.digest
+    body = kept.inline if kept.file is None else read(kept.file)
+    return body if body is not None and _digest(body) == kept.digest else None
 
 
 def placed(columns: str, key: Sequence[str]) -> str:
@@ -117,15 +118,12 @@ class Bodies:
         if row is None:
             return None
         try:
-            kept = BODY.record(row)
-            body = kept.inline if kept.file is None else self._folder.read(kept.file)
+            return body_of(row, self._folder.read)
         except OSError as error:
             if is_gone(error):
                 return None
-            raise StorageError(f"{kept.file} cannot be read: {error}{remedy_for(error, self._folder.path)}") from error
-        except DamagedStore:
-            return None
-        return body if body is not None and _digest(body) == kept.digest else None
+            problem = f"{row['file']} cannot be read: {error}{remedy_for(error, self._folder.path)}"
+            raise StorageError(problem) from error
 
     def put(self, run: RunId, name: str, body: bytes) -> None:
         """Set a body inside a transaction."""

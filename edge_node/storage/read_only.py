@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_node.records import Held, Seen
-from edge_node.storage.bodies import is_whole
+from edge_node.storage.bodies import body_of
 from edge_node.storage.database import (
     APPLIED,
     DATABASE,
@@ -119,8 +119,9 @@ def _seen(database: ReadOnlyDatabase, row: RunRow) -> Seen | None:
 
 def _damaged(database: ReadOnlyDatabase, folder: Path, run: RunId) -> Iterator[str]:
     for row in database.execute("SELECT * FROM body WHERE run = ? ORDER BY name", run):
-        if is_whole(row, lambda name: (folder / name).read_bytes()) is False:
-            yield str(row["name"])
+        with contextlib.suppress(OSError):
+            if body_of(row, lambda name: (folder / name).read_bytes()) is None:
+                yield str(row["name"])
 
 
 def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:

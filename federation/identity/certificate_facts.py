@@ -115,9 +115,7 @@ def untrusted(
     by = f" ({found.issuer or 'without a name'})" if found is not None else ""
     trusted = "broker.tls_authority" if files.authority else "this system's authorities"
     reason = f"the broker's certificate was signed by an authority{by} that is not in {trusted}: {error.verify_message}"
-    return Obstacle(
-        reason=reason, remedy="see whether this is the right broker; name its authority in broker.tls_authority"
-    )
+    return Obstacle(reason=reason, remedy=_FOREIGN)
 
 
 def _outdated(

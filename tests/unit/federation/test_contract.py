@@ -78,6 +78,10 @@ MODELS = [
     (Scripted(made=lambda _: {"w": [1.0, 2.0]}), "w must be a NumPy array, not list"),
     (Scripted(made=lambda _: {"w": np.array(["a"])}), "w must be an array of floats or integers, not <U1"),
     (Scripted(made=lambda _: {"w": np.full(3, np.nan, np.float32)}), "w is not finite at first"),
+    (
+        Scripted(made=lambda _: {"w" * 300: WEIGHT}),
+        "the task's model cannot be described: a tensor name takes 1 to 256",
+    ),
     (Scripted(made=raising), "the task cannot make its initial model: ValueError: boom"),
     (Scripted(said=None), "roles must give a dict, empty where all have their default, not NoneType"),
     (Scripted(said={"x": Role.STATISTIC}), "roles names x, which is no tensor of the model"),

@@ -12,6 +12,7 @@ from coordinator.monitoring.presence_file import NEWS_MAX, PresenceFile
 from coordinator.storage.files import PRESENCE
 from federation.protocol.messages import Decline, NodeState, Presence
 from federation.types import Incarnation, NodeId, RoundId, RunId
+from tests.rigs.clocks import in_our_hands
 
 RUN = "run"
 
@@ -238,22 +239,16 @@ def test_check_ins_are_no_news(file: PresenceFile, tmp_path: Path) -> None:
 def test_a_clock_that_is_set_does_not_change_when_somebody_was_heard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wall, passed = [1e9], [100.0]
-    monkeypatch.setattr("time.time", lambda: wall[0])
-    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: passed[0])
-
-    def pass_by(seconds: float, moved_s: float = 0.0) -> None:
-        wall[0], passed[0] = wall[0] + seconds + moved_s, passed[0] + seconds
-
+    clocks = in_our_hands(monkeypatch)
     file = PresenceFile(tmp_path, RUN)
     file.see(state("a", Presence.ONLINE))
     file.see(state("b", Presence.ONLINE))
     file.see(state("b", Presence.OFFLINE, away_s=3600.0))
-    pass_by(10.0, -86_400.0)
+    clocks.pass_by(10.0, -86_400.0)
     assert file.heard_s("a") == 10.0
     file.write(lambda: 0)
-    pass_by(5.0, 2 * 86_400.0)
+    clocks.pass_by(5.0, 2 * 86_400.0)
     found = read_presence(tmp_path, RUN).nodes
-    assert (wall[0] - found["a"].at_s, found["b"].left_s()) == (15.0, 3585.0)
+    assert (clocks.wall - found["a"].at_s, found["b"].left_s()) == (15.0, 3585.0)
     later = PresenceFile(tmp_path, RUN)
     assert later.heard_s("a") == 15.0

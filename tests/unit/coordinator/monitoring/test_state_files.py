@@ -25,6 +25,7 @@ from coordinator.storage.files import STATUS
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock
+from tests.rigs.clocks import in_our_hands
 from tests.rigs.status_values import snapshot, status_file
 
 
@@ -257,22 +258,16 @@ def test_what_is_told_was_settled_before_and_the_last_word_is_written(tmp_path: 
 def test_a_clock_that_is_set_makes_nobody_wait_longer_or_shorter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_s: float
 ) -> None:
-    wall, passed = [1e9], [100.0]
-    monkeypatch.setattr("time.time", lambda: wall[0])
-    monkeypatch.setattr("federation.runtime.clock.passed_s", lambda: passed[0])
-
-    def pass_by(seconds: float, moved_s: float = 0.0) -> None:
-        wall[0], passed[0] = wall[0] + seconds + moved_s, passed[0] + seconds
-
+    clocks = in_our_hands(monkeypatch)
     file = status_file(tmp_path, lambda: snapshot("assignments", online=online))
     online = 1
     file.write()
-    pass_by(30.0, by_s)  # while it runs, and before it writes again
+    clocks.pass_by(30.0, by_s)  # while it runs, and before it writes again
     online = 2
     file.write()
     waiting = read_waiting(tmp_path)
     assert (waiting.since_s, waiting.said_s) == (30.0, 0.0)
-    pass_by(5.0, -by_s)  # after it has written, before somebody asks
+    clocks.pass_by(5.0, -by_s)  # after it has written, before somebody asks
     waiting = read_waiting(tmp_path)
     assert (waiting.since_s, waiting.said_s) == (35.0, 5.0)
 

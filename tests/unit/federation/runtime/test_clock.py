@@ -1,45 +1,36 @@
 """How old something is does not depend on a clock that somebody has set."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from federation.runtime import clock
 from federation.runtime.clock import SteadyClock, moved_s, stamp
-
-
-@dataclass
-class Times:
-    wall: float = 1_000.0
-    passed: float = 50.0
+from tests.rigs.clocks import Clocks, in_our_hands
 
 
 @pytest.fixture
-def times(monkeypatch: pytest.MonkeyPatch) -> Times:
-    made = Times()
-    monkeypatch.setattr("time.time", lambda: made.wall)
-    monkeypatch.setattr(clock, "passed_s", lambda: made.passed)
+def times(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    made = in_our_hands(monkeypatch)
     monkeypatch.setattr(clock, "_boot", lambda: "this one")
     return made
 
 
 @pytest.mark.parametrize("by_s", [86_400.0, -86_400.0, 1.7e9])
-def test_a_clock_that_is_moved_moves_what_was_said_with_it(times: Times, by_s: float) -> None:
+def test_a_clock_that_is_moved_moves_what_was_said_with_it(times: Clocks, by_s: float) -> None:
     steady, said = SteadyClock(), stamp()
-    times.passed += 10.0
-    times.wall += 10.0 + by_s
-    assert steady.now() == 1_010.0
+    began_s = times.wall
+    times.pass_by(10.0, by_s)
+    assert steady.now() == began_s + 10.0
     assert (steady.moved_s(), moved_s(said)) == (by_s, by_s)
-    assert times.wall - (1_000.0 + moved_s(said)) == 10.0
+    assert times.wall - (began_s + moved_s(said)) == 10.0
 
 
-def test_a_clock_that_is_only_slewed_was_not_moved(times: Times) -> None:
+def test_a_clock_that_is_only_slewed_was_not_moved(times: Clocks) -> None:
     steady, said = SteadyClock(), stamp()
     times.wall += 1.0
     assert (steady.moved_s(), moved_s(said)) == (0.0, 0.0)
 
 
-def test_of_another_start_of_the_machine_nothing_is_known(times: Times) -> None:
+def test_of_another_start_of_the_machine_nothing_is_known(times: Clocks) -> None:
     said = stamp()
     times.wall += 500.0
     for other in (said | {"boot": "another"}, said | {"boot": ""}, said | {"wall": "x"}, {"boot": "this one"}, None, 7):

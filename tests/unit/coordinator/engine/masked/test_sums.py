@@ -51,6 +51,16 @@ def stored_two(rig: MaskedRig) -> None:
     rig.offer_masked("b", 0)
 
 
+def frozen_two(rig: MaskedRig) -> SumRequest:
+    """The same until a batch is made of them; what is asked of the helpers for it has not come to them yet."""
+    stored_two(rig)
+    while rig.store.batch is None:
+        name, command = rig.mail.pop(0)
+        for answer in rig.helpers[name].hear(command):
+            rig.tell(HelperSpoke(helper=name, message=answer))
+    return rig.store.batch.request
+
+
 def test_a_version_is_made_of_what_all_helpers_hold_and_have_summed() -> None:
     """FED-157: the rig refuses a seed that is sent before its update is on disk, and a request before its batch is."""
     rig = running()
@@ -575,12 +585,7 @@ def test_a_helper_that_is_gone_is_asked_for_little_and_is_not_there_again_for_a_
 def test_what_has_arrived_of_a_sum_goes_with_its_batch() -> None:
     """A helper dies while its sum comes, and another one makes it needless: nothing of it is left on the disk."""
     rig = running()
-    stored_two(rig)
-    while rig.store.batch is None:
-        name, command = rig.mail.pop(0)
-        for answer in rig.helpers[name].hear(command):
-            rig.tell(HelperSpoke(helper=name, message=answer))
-    request = rig.store.batch.request
+    request = frozen_two(rig)
     offer = replace(rig.helpers[ALDER].offer(request, 0), inline=None, payload_bytes=100, chunk_bytes=50)
     rig.tell(HelperSpoke(helper=ALDER, message=offer))
     rig.tell(SumChunkReceived(helper=ALDER, transfer=transfer_id(offer.batch, 0), index=0, body=bytes(50)))
@@ -593,12 +598,7 @@ def test_what_has_arrived_of_a_sum_goes_with_its_batch() -> None:
 def test_a_refusal_that_comes_before_it_was_heard_who_leads_costs_nothing() -> None:
     """FED-97, found by simulation (private seed 14941): the verdict on a whole batch is as final as any other."""
     rig = running()
-    stored_two(rig)
-    while rig.store.batch is None:
-        name, command = rig.mail.pop(0)
-        for answer in rig.helpers[name].hear(command):
-            rig.tell(HelperSpoke(helper=name, message=answer))
-    refusal = SumRefusal(run=RUN, batch=rig.store.batch.request.batch, reason=SumReason.GONE)
+    refusal = SumRefusal(run=RUN, batch=frozen_two(rig).batch, reason=SumReason.GONE)
     rig.disconnect()
     assert receipts(rig.tell(HelperSpoke(helper=BIRCH, message=refusal))) == []
     assert rig.store.batch is not None
@@ -639,12 +639,7 @@ def test_a_helper_that_refuses_all_seeds_is_left_out_where_the_others_suffice() 
 def test_a_helper_that_refuses_every_sum_is_left_out_where_the_others_suffice() -> None:
     """FED-200."""
     rig = either()
-    stored_two(rig)
-    while rig.store.batch is None:
-        name, command = rig.mail.pop(0)
-        for answer in rig.helpers[name].hear(command):
-            rig.tell(HelperSpoke(helper=name, message=answer))
-    request = rig.store.batch.request
+    request = frozen_two(rig)
     rig.mail = [one for one in rig.mail if not isinstance(one[1], SumRequest)]
     rig.tell(HelperSpoke(helper=ALDER, message=SumRefusal(run=RUN, batch=request.batch, reason=SumReason.GONE)))
     assert rig.store.batch is not None, "not dropped for one helper's word"
