@@ -582,7 +582,7 @@ def test_what_is_drawn_and_does_not_matter_or_is_sent_is_no_reason_to_refuse() -
 
 
 def test_to_look_for_it_loads_no_compiler_and_holds_no_large_model_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node's start took 0.7 s more, and one of a model of 100 MB held 4.9 times as much as it had."""
+    """A node's start took half a second more, and one of a model of 100 MB held 4.9 times its size."""
     made = list[nn.Module]()
 
     def make() -> nn.Module:
