@@ -140,10 +140,11 @@ def measured(sensors: Sensors, rows: int, rate: float) -> list[float]:
 
 
 def started(command: list[str], log: Path, core: int | None) -> subprocess.Popen[bytes]:
-    """A process, on one core where that is possible."""
+    """A process in a session of its own, as a service's is, on one core where that is possible."""
     pinned = ["taskset", "-c", str(core)] if core is not None else []
+    whole = [*pinned, sys.executable, "-m", *command]
     with log.open("wb") as output:
-        return subprocess.Popen([*pinned, sys.executable, "-m", *command], stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(whole, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def waited(over: Callable[[], bool], what: str) -> None:

@@ -27,7 +27,7 @@ from edge_node.runtime.sealing import NodeSealing
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.storage.store import NodeStore
 from edge_node.training.adoption import manifest_of
-from edge_node.training.priority import Priority
+from edge_node.training.priority import Priority, own_session
 from edge_node.training.process import TrainingMark
 from edge_node.training.update import ResidualAging
 from edge_node.training.worker import ThreadTrainer, TrainingSetup
@@ -229,7 +229,7 @@ def _run(
     transport = node_transport(config, address, inbox, node_will(Writer(topics, trust.signer), setup.node, store))
     keeper = _keeper(config, setup.task, transport)
     offer, training = None if keeper is None else keeper.offer, config.training
-    priority = Priority(training.nice, threads=training.threads)
+    priority = Priority(training.nice, threads=training.threads, session=own_session())
     trainer = ThreadTrainer(setup, inbox, clock, stall_s=training.stall_s, priority=priority, offer=offer)
     sealing, pinned = node_sealing(config, topics, trust), config.privacy.pinned()
     inbound = Inbound(topics, setup.node, trust.verifier, sealing, pinned, config.state_folder)

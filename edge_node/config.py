@@ -120,7 +120,8 @@ class TrainingSection(Section):
         device: ``auto`` takes a GPU when there is one.
         threads: CPU threads of one training.
         nice: How far the training thread's priority is below the other processes', 0 to 19, from the first training on
-            that takes longer than 0.25 s; with 19 it runs only when nobody else wants the processor (Linux).
+            that takes longer than 0.25 s; with 19 it runs only when nobody else wants the processor (Linux). A node
+            that leads a session, as a service does, lowers the whole session.
         stall_s: A training that has not asked its stop flag for so long is stuck: the watchdog is not fed, in seconds.
         codecs: Codec specs that this node agrees to; empty is all.
         update_norm_max: Longer updates are scaled down to this L2 norm; nothing is no bound.

@@ -88,21 +88,21 @@ class Replay:
         thread.start()
 
     def _play(self, upto: int | None, rate: float, done: Callable[[], None]) -> None:
-        began, turns = time.monotonic(), 0
-        stories = list(self.stories.items())
-        while not self._stopped.is_set():
+        # One pump after the other within a row's time: machines that stand apart do not speak at the same moment.
+        due, step = time.monotonic(), 1 / (rate * len(self.stories))
+        moved = True
+        while moved and not self._stopped.is_set():
             moved = False
-            for name, story in stories:
+            for name, story in self.stories.items():
                 end = len(story.pump.values) if upto is None else min(upto, len(story.pump.values))
                 end = min(end, self.plan.rows) if self.plan.rows else end
                 if story.sent < end:
                     self._send(name, story)
                     moved = True
-            if not moved:
-                done()
-                return
-            turns += 1
-            self._stopped.wait(max(0.0, began + turns / rate - time.monotonic()))
+                due += step
+                self._stopped.wait(max(0.0, due - time.monotonic()))
+        if not moved:
+            done()
 
     def _send(self, name: str, story: PumpStory) -> None:
         row = story.sent

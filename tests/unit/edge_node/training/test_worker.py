@@ -3,10 +3,12 @@
 import errno
 import os
 import queue
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -413,3 +415,50 @@ def test_a_training_that_asks_nothing_goes_behind_others_from_the_next_one_on(lo
     trainer = ThreadTrainer(training_setup(ToyTask(during=deaf)), inbox, clock, priority=Priority(10))
     train(trainer, inbox, rounds=1)
     assert lowered == [10]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no session has a priority")
+def test_a_session_of_its_own_goes_behind_others_with_its_training(lowered: list[int], tmp_path: Path) -> None:
+    """Threads' priorities count within a session only; a score service is in another."""
+    session = tmp_path / "autogroup"
+    priority = Priority(10, session=session)
+    priority.passed(SHORT_S / 2)
+    assert not session.exists()
+    priority.passed(SHORT_S)
+    assert (session.read_text(), lowered) == ("10", [10])
+    session.unlink()
+    priority.passed(SHORT_S)
+    assert not session.exists(), "once"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no session has a priority")
+@pytest.mark.parametrize(("reason", "tries"), [(errno.EAGAIN, 3), (errno.ENOENT, 1), (errno.EACCES, 1)])
+def test_a_session_that_the_kernel_does_not_take_now_is_asked_for_again(
+    reason: int, tries: int, lowered: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refused(_path: Path, text: str) -> int:
+        asked.append(text)
+        if len(asked) < 3:
+            raise OSError(reason, os.strerror(reason))
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    priority = Priority(10, session=Path("autogroup"))
+    for _ in range(5):
+        priority.passed(SHORT_S)
+    assert (len(asked), lowered) == (tries, [10])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no session has a priority")
+def test_only_who_leads_a_session_lowers_it() -> None:
+    """A node in a terminal is in its shell's session, and would slow the shell down."""
+    code = "from edge_node.training.priority import own_session; print(own_session())"
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, start_new_session=own
+        ).stdout.strip()
+        for own in (True, False)
+    ]
+    assert found == ["/proc/self/autogroup", "None"]
