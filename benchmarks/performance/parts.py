@@ -169,6 +169,7 @@ PARTS: Mapping[str, Part] = {
         read=fleet_of(10_000),
     ),
     "security": Part(title="Certificates, access rules and signatures", module="benchmarks.fleet"),
+    "revocation": Part(title="A node that is revoked while it trains", module="benchmarks.revocation"),
     "sites": Part(title="A site behind one link", module="benchmarks.site_sums", read=sites),
     "failover": Part(
         title="A coordinator that outlives its machine",
