@@ -42,6 +42,12 @@ class LiveRows:
         self._seen: set[int] = set()
         self.late = 0
 
+    @property
+    def newest(self) -> float:
+        """The time of the newest row that has a reading, in seconds; minus infinity where there is none."""
+        period = self._spec.period_s
+        return self._newest if period is None else self._newest * period
+
     def add(self, readings: Iterable[tuple[float, str, float]]) -> list[tuple[float, NDArray[np.float32]]]:
         """Take readings; returns the time and the window, float32 (rows, C), of each row that became whole.
 

@@ -7,7 +7,7 @@ looks for another present version and opens it; only when it is ready it takes t
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,19 @@ class Scorer:
         self._rows: LiveRows | None = None
         self._early: deque[Reading] = deque(maxlen=EARLY_MAX)
 
+    def behind(self, latest: float) -> bool:
+        """Begin anew where the newest row is later than can be: the clock was set back since. Says whether it was.
+
+        Without this nothing would be scored before that time comes: all of it would be too late.
+
+        Args:
+            latest: In seconds since 1970.
+        """
+        if self._loaded is None or self._rows is None or self._rows.newest <= latest:
+            return False
+        self._rows = LiveRows(self._loaded.rule.window, self._loaded.rule.rows)
+        return True
+
     def use(self, loaded: Loaded) -> None:
         """Ask this model from now on; rows that are there stay where it takes the same windows."""
         before = self._loaded
@@ -118,6 +131,9 @@ class Scorer:
         except TaskError:
             self.failed += 1
             raise
+        if not np.isfinite(scores).all():
+            self.failed += 1
+            raise TaskError("the model answers no number: see its version's figures, and edge-node model rollback")
         return Said(
             time=when,
             score=float(scores[0]),
@@ -282,6 +298,7 @@ class ScoreService:
     ) -> None:
         self._config, self._topics, self._transport, self._watch = config, topics, transport, watch
         self._map, self._scorer, self._log = topic_map(source), Scorer(), get_log("score")
+        self._plausible, self._refused = config.data.plausible(), Counter[str]()
         self._announced: bool | None = None
         self._complaint = ""
 
@@ -324,7 +341,14 @@ class ScoreService:
                 self._transport.publish(topic, body, retain=True)
 
     def _hear(self, message: MessageReceived) -> None:
-        readings, _ = self._map.readings(message.topic, message.payload, arrived=time.time(), retained=message.retained)
+        now = time.time()
+        found, _ = self._map.readings(message.topic, message.payload, arrived=now, retained=message.retained)
+        readings, refused = self._plausible.of(found, now)
+        for why in refused.keys() - self._refused.keys():  # once each: edge-node status counts what the agent refuses
+            self._log.warning("reading_refused", reason=why, topic=message.topic)
+        self._refused += refused
+        if self._scorer.behind(now + self._plausible.future_max_s):
+            self._log.warning("clock_set_back", why="the newest row was from the future: rows begin anew")
         try:
             for said, loaded in self._scorer.scores(readings):
                 self._transport.publish(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edge_node.readings.pacing import Pace
 from edge_node.readings.payloads import NoReading, number_of, time_of
+from edge_node.readings.plausible import Plausible
 from edge_node.readings.sources import Polled, Source
 from edge_node.readings.topics import OTHER_SENSOR, Reading, TopicMap, column_name
 from edge_node.storage.reading_store import Block, Bounds, ReadingStore
@@ -62,19 +63,17 @@ class IngestSettings:
     """What is kept, and how often the disk is waited for.
 
     Attributes:
-        columns: The only columns that are kept; empty keeps all, as far as the store has room for their names.
+        plausible: Which readings are taken.
         bounds: The most that is kept.
         flush_s: Readings wait so long for the disk, in seconds.
         poll_s: Sources are asked so often, in seconds.
-        future_max_s: A reading from further ahead is refused, in seconds.
         window: Messages that may wait for their acknowledgement.
     """
 
-    columns: tuple[str, ...] = ()
+    plausible: Plausible = field(default_factory=Plausible)
     bounds: Bounds = field(default_factory=Bounds)
     flush_s: float = 60.0
     poll_s: float = 5.0
-    future_max_s: float = 60.0
     window: int = 1_000
 
 
@@ -289,12 +288,8 @@ class Ingest:
         self._pace.waits(now)
 
     def _add(self, readings: Sequence[Reading]) -> None:
-        latest, only = self._wall() + self._settings.future_max_s, self._settings.columns
-        kept = [one for one in readings if one[0] <= latest and (not only or one[1] in only)]
-        if len(kept) < len(readings):
-            future = sum(one[0] > latest for one in readings)
-            self._refused["from the future"] += future
-            self._refused["not in data.columns"] += len(readings) - len(kept) - future
+        kept, refused = self._settings.plausible.of(readings, self._wall())
+        self._refused += refused
         self._readings += kept
         if kept:
             self._hear(kept)
@@ -332,7 +327,8 @@ class Ingest:
         if block is None and not refused and not self._cursors and not self._memos:
             return self._stored(now)
         try:
-            store.add(block, cursors=self._cursors, refused=refused, memos=self._memos, ages=now >= self._rest_until)
+            latest = self._wall() + self._settings.plausible.future_max_s if now >= self._rest_until else None
+            store.add(block, cursors=self._cursors, refused=refused, memos=self._memos, latest=latest)
         except StorageError as error:
             self._retry_at = now + RETRY_S
             self._log.error("readings_not_stored", reason=str(error), readings=len(self._readings))

@@ -30,12 +30,19 @@ class NodeReadings:
         wall: Seconds since 1970.
         remember: Keeps plain data beside the readings; None keeps nothing, as where only a doctor looks.
         report: Whether anything of this is said beside an update.
+        future_max_s: What is from further ahead of ``wall`` was stored while the clock was wrong, in seconds.
     """
 
     def __init__(
-        self, folder: Path, *, wall: Callable[[], float], remember: Remember | None = None, report: bool = True
+        self,
+        folder: Path,
+        *,
+        wall: Callable[[], float],
+        remember: Remember | None = None,
+        report: bool = True,
+        future_max_s: float = 60.0,
     ) -> None:
-        self._folder, self._wall, self._report = folder, wall, report
+        self._folder, self._wall, self._report, self._future_max_s = folder, wall, report, future_max_s
         self._remember: Remember = remember or (lambda _: None)
         self._lock = threading.Lock()
         self._spec: WindowSpec | None = None
@@ -53,8 +60,10 @@ class NodeReadings:
         """See `LiveReadings`."""
         found = self._found(columns, since)
         if len(found.times):
+            last = float(found.times[-1])
             with self._lock:
-                self._read_to = max(float(found.times[-1]), self._read_to or 0.0)
+                known = self._read_to
+                self._read_to = last if known is None or known > self._latest() else max(last, known)
         return found
 
     def new_examples(self) -> int:
@@ -65,6 +74,8 @@ class NodeReadings:
         """
         with self._lock:
             spec, since = self._spec, self._trained_to
+        if since is not None and since > self._latest():
+            since = None  # it trained while the clock was ahead
         columns = None if spec is None else spec.columns
         found = self._found(columns, None if since is None else float(np.nextafter(since, np.inf)))
         if spec is None:
@@ -140,11 +151,21 @@ class NodeReadings:
 
     def _found(self, columns: Sequence[str] | None, since: float | None) -> Readings:
         try:
-            return read_readings(self._folder, columns, since=since)
+            return self._until_now(read_readings(self._folder, columns, since=since))
         except StorageError as error:
             if not (self._folder / READINGS).exists():
                 raise TaskError("no reading has arrived yet") from error
             raise TaskError(str(error)) from error
+
+    def _latest(self) -> float:
+        return self._wall() + self._future_max_s
+
+    def _until_now(self, found: Readings) -> Readings:
+        """Without what is from the future; where all of it is, it is this clock that is behind."""
+        count = int(np.searchsorted(found.times, self._latest(), side="right"))
+        if count in {0, len(found.times)}:
+            return found
+        return Readings(found.names, found.times[:count], found.columns[:count], found.values[:count])
 
     def _memo(self, name: str) -> object:
         try:

@@ -54,11 +54,10 @@ class Ingestion:
         self._ingest = Ingest(
             folder,
             IngestSettings(
-                columns=section.columns,
+                plausible=section.plausible(),
                 bounds=section.bounds(),
                 flush_s=section.flush_s,
                 poll_s=section.poll_s,
-                future_max_s=section.future_max_s,
                 window=1 if section.mqtt is None else min(section.mqtt.window, section.mqtt.limits.receive_max),
             ),
             clock=MonotonicClock(),
@@ -69,7 +68,9 @@ class Ingestion:
             hear=hear,
         )
         self._folder, self._report = folder, section.report
-        self.readings = NodeReadings(folder, wall=_wall, remember=self._ingest.remember, report=section.report)
+        self.readings = NodeReadings(
+            folder, wall=_wall, remember=self._ingest.remember, report=section.report, future_max_s=section.future_max_s
+        )
 
     def open(self) -> None:
         """Open the store, and begin.

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 import federation.config
 from edge_node.readings.payloads import parse_path, zone_of
+from edge_node.readings.plausible import Plausible
 from edge_node.readings.sources import FileSource, Source, TableSource
 from edge_node.readings.topics import TopicMap, TopicRule, filter_pattern
 from edge_node.readings.units import converter
@@ -30,6 +31,16 @@ Steps = Annotated[str, _checked_by(parse_path)]
 Conversion = Annotated[str, _checked_by(converter)]
 Place = Annotated[str, Field(min_length=1, max_length=512)]
 Filter = Annotated[str, _checked_by(filter_pattern)]
+
+
+def _rising(bounds: tuple[float, float]) -> tuple[float, float]:
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"[{low:g}, {high:g}] is no range: the least value, then the greatest")
+    return bounds
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 Column = Annotated[str, Field(pattern=r"^[^\x00-\x1f]{1,128}$")]
 
 
@@ -157,6 +168,8 @@ class DataSection(Section):
 
     Attributes:
         columns: The only columns that are kept; nothing keeps what the sources name, up to 256.
+        ranges: By column, the least and the greatest value that its sensor can say, such as
+            ``{ heat = [-40, 125], "*.bar" = [0, 16] }``: what is outside is no reading, and is counted.
         rows_max: Readings that are kept; of more, the oldest go, and are counted.
         bytes_max: The same in bytes of the store.
         age_max_s: The same in age, against the newest reading, in seconds.
@@ -174,6 +187,7 @@ class DataSection(Section):
     """
 
     columns: Annotated[tuple[Column, ...], Field(max_length=COLUMNS_MAX)] = ()
+    ranges: Annotated[dict[Column, Range], Field(max_length=COLUMNS_MAX)] = Field(default_factory=dict)
     rows_max: Annotated[int, Field(ge=1_000, le=100_000_000)] = 1_000_000
     bytes_max: Annotated[int, Field(ge=65_536)] = 64 << 20
     age_max_s: PositiveSeconds = 90 * 86_400.0
@@ -190,6 +204,10 @@ class DataSection(Section):
     def is_given(self) -> bool:
         """Whether there is a source."""
         return bool(self.files or self.tables or self.iterable or self.mqtt)
+
+    def plausible(self) -> Plausible:
+        """Which readings are taken."""
+        return Plausible(columns=self.columns, ranges=self.ranges, future_max_s=self.future_max_s)
 
     def bounds(self) -> Bounds:
         """The most that is kept."""

@@ -173,7 +173,7 @@ class ReadingStore:
         cursors: Mapping[str, object] | None = None,
         refused: Mapping[str, int] | None = None,
         memos: Mapping[str, object] | None = None,
-        ages: bool = True,
+        latest: float | None = np.inf,
     ) -> None:
         """Store readings, how far their sources are read, and what was refused meanwhile: all of it, or nothing.
 
@@ -182,7 +182,8 @@ class ReadingStore:
             cursors: Plain data by source.
             refused: Counts by reason, added to those that are there.
             memos: Plain data by name, kept beside the readings.
-            ages: Whether what is too old may go: not after the clock has jumped.
+            latest: A reading from later than this was stored while the clock was wrong, and none is too old because
+                of it, in seconds since 1970; None: nothing is too old, as after the clock has jumped.
 
         Raises:
             StorageError: Nothing of it is stored.
@@ -200,7 +201,8 @@ class ReadingStore:
             for name, value in (memos or {}).items():
                 self._db.insert("memo", {"name": name, "value": json.dumps(value)}, conflict="REPLACE")
             self._count("refused", refused or {})
-            rows, size = self._prune(rows, size, newest if ages else None)
+            rows, size = self._prune(rows, size)
+            rows, size = self._prune_old(rows, size, newest, latest)
         self._names, self._rows, self._bytes, self._newest = names, rows, size, newest
 
     def cursor(self, source: str) -> object:
@@ -226,24 +228,37 @@ class ReadingStore:
         for reason, count in counts.items():
             self._db.execute(_TALLY, kind, reason, count)
 
-    def _prune(self, rows: int, size: int, newest: float | None) -> tuple[int, int]:
-        """Let the oldest go, until every bound is kept."""
+    def _prune(self, rows: int, size: int) -> tuple[int, int]:
+        """Let the oldest go, until what is left is little enough."""
         bounds, gone = self._bounds, dict[str, int]()
         slack = 1 - _SLACK if rows > bounds.rows or size > bounds.bytes else 1.0
-        while (row := self._db.execute(_OLDEST).fetchone()) is not None:
-            if rows > bounds.rows * slack:
-                reason = "rows"
-            elif size > bounds.bytes * slack:
-                reason = "bytes"
-            elif newest is not None and row["last"] < newest - bounds.age_s * (1 if "age" in gone else 1 + _SLACK):
-                reason = "age"
-            else:
+        while rows > bounds.rows * slack or size > bounds.bytes * slack:
+            row = self._db.execute(_OLDEST, np.inf).fetchone()
+            if row is None:
                 break
-            self._db.execute("DELETE FROM block WHERE id = ?", row["id"])
+            self._let_go(row["id"], row["count"], "rows" if rows > bounds.rows * slack else "bytes", gone)
             rows, size = rows - row["count"], size - row["size"]
-            gone[reason] = gone.get(reason, 0) + row["count"]
         self._count("dropped", gone)
         return rows, size
+
+    def _prune_old(self, rows: int, size: int, newest: float | None, latest: float | None) -> tuple[int, int]:
+        """Let go what is too old against the newest that can be."""
+        if latest is None or newest is None:
+            return rows, size
+        if newest > latest:
+            newest = self._db.execute(_NEWEST_BY, latest).fetchone()["last"]
+        gone = dict[str, int]()
+        while newest is not None and (row := self._db.execute(_OLDEST, latest).fetchone()) is not None:
+            if row["last"] >= newest - self._bounds.age_s * (1 if gone else 1 + _SLACK):
+                break
+            self._let_go(row["id"], row["count"], "age", gone)
+            rows, size = rows - row["count"], size - row["size"]
+        self._count("dropped", gone)
+        return rows, size
+
+    def _let_go(self, block: int, count: int, reason: str, gone: dict[str, int]) -> None:
+        self._db.execute("DELETE FROM block WHERE id = ?", block)
+        gone[reason] = gone.get(reason, 0) + count
 
 
 def read_readings(folder: Path, columns: Sequence[str] | None = None, *, since: float | None = None) -> Readings:
@@ -322,7 +337,8 @@ _TOTALS = (
     "SELECT COALESCE(SUM(count), 0) AS rows, COALESCE(SUM(length(body)), 0) AS bytes, MIN(first) AS oldest, "
     "MAX(last) AS newest FROM block"
 )
-_OLDEST = "SELECT id, last, count, length(body) AS size FROM block ORDER BY id LIMIT 1"
+_NEWEST_BY = "SELECT MAX(last) AS last FROM block WHERE last <= ?"
+_OLDEST = "SELECT id, last, count, length(body) AS size FROM block WHERE last <= ? ORDER BY id LIMIT 1"
 _SINCE = "SELECT id, count, body FROM block WHERE last >= ? ORDER BY id"
 _TALLY = (
     "INSERT INTO tally (kind, reason, count) VALUES (?, ?, ?) "

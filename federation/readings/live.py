@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.readings.labels import join_labels
+from federation.readings.strays import strays, tell_strays
 from federation.readings.windows import Frame, WindowSpec, frame_windows, resample
 
 __all__ = ["LiveReadings", "LiveWindows", "Readings", "parted"]
@@ -36,6 +37,22 @@ class Readings:
     times: NDArray[np.float64]
     columns: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    def without_strays(self, told: set[str]) -> "Readings":
+        """The same without what no sensor has measured; see `strays`.
+
+        Args:
+            told: Columns of which it was said already; more are added.
+        """
+        kept = np.ones(len(self.times), bool)
+        for place, name in enumerate(self.names):
+            mine = np.flatnonzero(self.columns == place)
+            astray = mine[strays(self.values[mine])]
+            kept[astray] = False
+            if len(astray) and name not in told:
+                told.add(name)
+                tell_strays(name, self.values[astray])
+        return self if kept.all() else Readings(self.names, self.times[kept], self.columns[kept], self.values[kept])
 
     def of(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Times and values of one column."""
@@ -112,6 +129,7 @@ class LiveWindows:
             raise TaskError(f"holdout must be a share of at least 0 and below 1, not {holdout}")
         self._readings, self._spec, self._holdout = readings, spec, holdout
         self._label, self._tolerance_s, self._whole = label, tolerance_s, whole
+        self._told: set[str] = set()
         if readings is not None:
             readings.uses(spec)
 
@@ -136,7 +154,7 @@ class LiveWindows:
             raise TaskError("this task trains on the device's own readings: give the node [data] (sensors.md)")
         spec, label = self._spec, self._label
         wanted = spec.columns if label is None else (*spec.columns, label)
-        found = self._readings.read(wanted)
+        found = self._readings.read(wanted).without_strays(self._told)
         whole = resample(found.times, found.columns, found.values, spec)
         frame = parted(whole, self._holdout, spec.length)[part]
         starts, windows = frame_windows(frame, spec)

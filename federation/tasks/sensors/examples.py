@@ -1,7 +1,7 @@
 """From a device's series to the windows that train and test a model, and to the scaler that all of them go through."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
+from federation.readings.strays import strays, tell_strays
 from federation.readings.windows import cut_windows
 from federation.tasks.sensors.plan import Kind, SensorPlan
 from federation.tasks.sensors.rules import Scaler
@@ -94,7 +95,8 @@ class DeviceReadings:
     @cached_property
     def _parts(self) -> tuple[list[Series], list[Series]]:
         """What trains and what is held out: the last files where a file is a life, else the last rows of each."""
-        known = [each.part(0, self.plan.rows) if self.plan.rows else each for each in self.series]
+        sound = self._without_strays()
+        known = [each.part(0, self.plan.rows) if self.plan.rows else each for each in sound]
         share = self.plan.held_out(self.kind)
         if not share:
             return known, []
@@ -107,6 +109,19 @@ class DeviceReadings:
             [each.part(0, cut) for each, cut in zip(known, cuts, strict=True)],
             [each.part(cut) for each, cut in zip(known, cuts, strict=True)],
         )
+
+    def _without_strays(self) -> list[Series]:
+        """What no sensor has measured is a gap of what trains and of what is held out; scores are made of all."""
+        whole = np.concatenate([each.values for each in self.series])
+        astray = np.stack([strays(column) for column in whole.T], axis=1)
+        if not astray.any():
+            return list(self.series)
+        for name, column, mine in zip(self.plan.columns, whole.T, astray.T, strict=True):
+            if mine.any():
+                tell_strays(name, column[mine])
+        ends = np.cumsum([len(each.values) for each in self.series])[:-1]
+        tables = np.split(np.where(astray, np.float32(np.nan), whole), ends)
+        return [replace(each, values=table) for each, table in zip(self.series, tables, strict=True)]
 
     @property
     def _length(self) -> int:

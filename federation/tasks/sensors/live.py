@@ -32,6 +32,7 @@ class LiveSource:
     kind: Kind
     is_live: bool = field(default=True, init=False)
     _now: DeviceReadings | None = field(default=None, init=False, repr=False)
+    _told: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Say which columns are used, and how."""
@@ -74,7 +75,7 @@ class LiveSource:
     def _read(self) -> DeviceReadings:
         plan = self.plan
         wanted = (*plan.columns, plan.target) if plan.target else plan.columns
-        found = self._live.read(wanted)
+        found = self._live.read(wanted).without_strays(self._told)
         never = [name for place, name in enumerate(plan.columns) if not (found.columns == place).any()]
         if never:
             raise TaskError(f"no reading has arrived for {', '.join(never)}: see edge-node status, and [data]")

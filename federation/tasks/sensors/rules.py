@@ -54,6 +54,10 @@ _LEAST, _GREATEST = 1e-3, 1e3
 
 SCALER_BYTES_MAX: Final = 1 << 20
 
+SCALED_MAX, UNSCALED_MAX = 1e6, 1e30
+"""What is further from the mean counts as so far, in deviations, or in the sensor's units where nothing is scaled:
+float32 has room for what a model makes of it, and the score of a sensor that says 1e38 is a number, and an alarm."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scaler:
@@ -124,9 +128,10 @@ class Scaler:
         return cls(mean, tuple(each or 1.0 for each in std), real)
 
     def scaled(self, values: ArrayLike) -> F32:
-        """Values, float (..., columns), in deviations from the mean, float32."""
+        """Values, float (..., columns), in deviations from the mean, float32, at most `SCALED_MAX`; NaN stays."""
         mean, std = np.array(self.mean), np.array(self.std)
-        return np.asarray((np.asarray(values, np.float64) - mean) / std, np.float32)
+        most = UNSCALED_MAX if self.source == "none" else SCALED_MAX
+        return np.asarray(((np.asarray(values, np.float64) - mean) / std).clip(-most, most), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

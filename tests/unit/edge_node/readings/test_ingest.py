@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from edge_node.readings import ingest as ingest_module
 from edge_node.readings.ingest import Ingest, IngestSettings
+from edge_node.readings.plausible import Plausible
 from edge_node.readings.sources import FileSource, Polled
 from edge_node.readings.topics import TopicMap, TopicRule
 from edge_node.storage.reading_store import (
@@ -174,7 +175,7 @@ def test_topics_that_make_new_columns_for_ever_are_bounded(tmp_path: Path) -> No
 
 
 def test_only_the_columns_that_are_asked_for_are_kept(tmp_path: Path) -> None:
-    one = made(tmp_path, settings=IngestSettings(flush_s=0.01, columns=("heat",)))
+    one = made(tmp_path, settings=IngestSettings(flush_s=0.01, plausible=Plausible(columns=("heat",))))
     one.open()
     for name in ("flow", "heat", "x"):
         one.inbox.put(said(f"s/{name}", "1"))

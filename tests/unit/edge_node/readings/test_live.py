@@ -34,8 +34,8 @@ class Device:
         times = [float(self.time + number) for number in range(count)]
         self.time += count
         noise = np.random.default_rng(seed).normal(size=count)
-        self.store.add(Block(times, ["heat"] * count, (heat + noise).tolist()))
-        self.store.add(Block(times, ["flow"] * count, noise.tolist()))
+        for name, values in (("heat", heat + noise), ("flow", noise)):
+            self.store.add(Block(times, [name] * count, values.tolist()), latest=self.time + 60.0)
 
 
 @pytest.fixture
@@ -175,3 +175,37 @@ def test_a_coordinator_has_no_readings() -> None:
         data.train()
     with pytest.raises(TaskError, match="holdout"):
         LiveWindows(None, SPEC, holdout=1.0)
+
+
+def test_what_was_stored_while_the_clock_was_ahead_is_nothing_new_and_keeps_nothing_from_being_new(
+    device: Device,
+) -> None:
+    """A device that begins in 2030 for a minute declined every round after it: nothing was newer than that."""
+    device.measure(50)
+    device.readings.uses(SPEC)
+    device.store.add(Block([1e9] * 2, ["heat", "flow"], [20.0, 0.0]), latest=None)
+    found = device.readings.read(("heat", "flow"))
+    assert found.times.max() == 49
+    device.readings.trained()
+    assert device.memos["trained_to"] == 49
+    device.measure(10)
+    assert device.readings.new_examples() == 10
+    assert device.readings.why_not(10) is None
+
+
+def test_a_training_of_such_a_time_is_forgotten(device: Device) -> None:
+    device.measure(50)
+    device.remember({"trained_to": 1e9})
+    readings = device.started()
+    readings.uses(SPEC)
+    assert readings.why_not(40) is None
+    readings.read(("heat", "flow"))
+    readings.trained()
+    assert device.memos["trained_to"] == 49
+    assert readings.new_examples() == 0
+
+
+def test_a_clock_that_is_behind_all_readings_hides_none(device: Device) -> None:
+    device.measure(50)
+    device.time = -10_000
+    assert len(device.readings.read(("heat",)).times) == 50

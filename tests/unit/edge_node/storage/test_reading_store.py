@@ -95,7 +95,7 @@ def test_over_a_bound_the_oldest_go_and_are_counted(tmp_path: Path, bounds: Boun
 def test_after_the_clock_has_jumped_nothing_goes_because_of_its_age(tmp_path: Path) -> None:
     store = ReadingStore(tmp_path, Bounds(age_s=100))
     store.add(block(0, 10))
-    store.add(block(1_000_000, 10), ages=False)
+    store.add(block(1_000_000, 10), latest=None)
     assert store.rows == 20
     store.add(block(1_000_010, 10))
     assert store.rows == 20
@@ -181,3 +181,25 @@ def test_a_store_of_before_keeps_its_pages_and_goes_on(tmp_path: Path, monkeypat
     with sqlite3.connect(tmp_path / READINGS) as known:
         assert known.execute("PRAGMA page_size").fetchone() == (4_096,)
     known.close()
+
+
+def test_nothing_is_too_old_for_readings_of_a_clock_that_was_ahead(tmp_path: Path) -> None:
+    """Months of readings went, an hour after a clock that was set to 2030 by mistake was right again."""
+    store = ReadingStore(tmp_path, Bounds(age_s=100))
+    store.add(block(0, 10), latest=None)
+    store.add(block(1_000_000, 1), latest=None)
+    store.add(block(10, 10), latest=80)
+    assert store.rows == 21
+    # And what is too old goes as ever, though the wrong ones lie before it.
+    store.add(block(300, 10), latest=370)
+    assert read_readings(tmp_path).times.tolist() == [*range(300, 310), 1_000_000]
+    assert read_stored(tmp_path).dropped == {"age": 20}
+    store.close()
+
+
+def test_a_clock_that_is_behind_all_readings_keeps_to_the_bounds(tmp_path: Path) -> None:
+    store = ReadingStore(tmp_path, Bounds(rows=100))
+    for first in range(1_000, 2_000, 10):
+        store.add(block(first, 10), latest=60)
+    assert store.rows <= 110
+    store.close()

@@ -67,6 +67,22 @@ def test_each_round_trains_on_what_is_there_then() -> None:
     check_task(task)
 
 
+def test_one_broken_value_costs_its_own_reading() -> None:
+    """It made the scale of its column so large that all other values were one; or it ended every round."""
+    device, clean = Device(), Device()
+    for one in (device, clean):
+        one.measure(0, 100)
+    device.rows[60:62] = [(30.0, "flow", -1e38), (30.5, "current", 3e38)]
+    task, other = build(device), build(clean)
+    parameters = task.initial_parameters(0)
+    trained = task.train(parameters, SETTINGS, bool)
+    assert trained.num_examples == other.train(parameters, SETTINGS, bool).num_examples
+    assert task.readings.scaler.std == pytest.approx(other.readings.scaler.std, rel=0.05)
+    assert np.isfinite(trained.metrics["loss"])
+    device.rows.append((100.0, "flow", 1e38))  # among what is held out
+    assert np.isfinite(task.train(parameters, SETTINGS, bool).metrics["loss"])
+
+
 def test_a_new_device_starts_and_says_what_it_waits_for() -> None:
     device = Device()
     task = build(device)

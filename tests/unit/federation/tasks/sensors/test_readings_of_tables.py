@@ -43,6 +43,17 @@ def test_tables_come_in_the_order_of_their_names_and_tests_are_apart(tmp_path: P
     assert table_files(tmp_path / "b.csv", "test") == []
 
 
+def test_a_broken_value_in_a_table_is_a_gap_of_what_trains_and_stays_in_what_tests(tmp_path: Path) -> None:
+    rows = [f"{np.sin(row):.4f};{row}" for row in range(100)]
+    rows[50] = "1e38;50"
+    found = read_series(table(tmp_path, "a.csv", "\n".join(["a;b", *rows])), plan(), Kind.RECONSTRUCTION)
+    one = device(Kind.RECONSTRUCTION, found, found, scaler="own", holdout=0.2)
+    assert max(one.scaler.std) < 50
+    assert len(one.train()[0]) == 2 * (80 - 2 - 3)
+    assert len(one.whole()[0]) == 2 * 98
+    assert np.isfinite(one.whole()[0]).all()
+
+
 def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="no CSV file in"):
         table_files(tmp_path)

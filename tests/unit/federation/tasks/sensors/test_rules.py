@@ -38,6 +38,22 @@ def test_a_reconstructions_score_is_its_mean_distance_in_deviations() -> None:
     assert rule().score(lambda inputs: inputs, windows).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("value", [1e38, -1e38, 1e9])
+def test_a_sensor_that_says_the_impossible_has_a_score_that_is_a_number(value: float) -> None:
+    windows = np.array([[[1.0, 2.0], [value, 2.0]]], np.float32)
+    for kind, horizon in ((Kind.RECONSTRUCTION, 0), (Kind.FORECAST, 1)):
+        found = rule(kind, horizon=horizon, window=WindowSpec(("a", "b"), 2 - horizon), threshold=3.0)
+        scores = found.score(np.tanh, windows)
+        assert np.isfinite(scores).all()
+        assert found.alarms(scores).all()
+
+
+def test_units_of_a_sensor_are_not_cut_where_nothing_is_scaled() -> None:
+    pascals = np.array([[1.2e6, -3e7]], np.float32)
+    assert Scaler.none(2).scaled(pascals).tolist() == pascals.tolist()
+    assert np.isfinite(Scaler.none(2).scaled(np.array([3.4e38, -3.4e38])) * np.float32(1e6)).all()
+
+
 def test_a_forecasts_score_compares_with_the_rows_that_came() -> None:
     windows = np.array([[[1.0, 2.0], [1.0, 2.0], [3.0, 10.0]]])  # the row that came, scaled: 1 2
     forecast = rule(Kind.FORECAST, horizon=1)
