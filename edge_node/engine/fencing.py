@@ -14,7 +14,7 @@ from edge_node.engine.effects import Effect, Note, SaveSeen
 from edge_node.records import Seen
 from federation.errors import RemoteProtocolError
 from federation.protocol.limits import PROVEN_RECEIPT_BYTES_MAX
-from federation.protocol.messages import CoordinatorState, Proof, Receipt, RoundAnnouncement
+from federation.protocol.messages import CoordinatorState, Presence, Proof, Receipt, RoundAnnouncement
 from federation.protocol.wire import decode_message
 from federation.types import NO_START, RoundId, RunId, SeenRun
 
@@ -181,6 +181,7 @@ class Births:
     def __init__(self, rng: Callable[[], float], spread_s: float) -> None:
         self._rng, self._spread_s = rng, spread_s
         self._said: tuple[RunId, int, int] | None = None
+        self._doubted: RunId | None = None
         self._due_at: float | None = None
         self._last_at: float | None = None
 
@@ -190,8 +191,22 @@ class Births:
             due_at = now + self._rng() * max(self._spread_s, min(spread_s, BIRTHS_S_MAX))
             self._due_at = due_at if self._last_at is None else max(due_at, self._last_at + BIRTH_S_MIN)
 
+    def doubt(self, state: CoordinatorState, now: float) -> None:
+        """A start that is not obeyed has spoken: it may be of a copy, which does not know how far its run has come.
+
+        It learns that only of a birth that is about its own run, whichever is at hand: the other one may be gone.
+        """
+        if state.presence is Presence.ONLINE:
+            self._doubted = state.run
+        self.want(now)
+
+    def about(self, run: RunId | None) -> RunId | None:
+        """Which run a birth is about, where this one is at hand."""
+        return self._doubted or run
+
     def compare(self, seen: SeenRun | None, now: float, spread_s: float = 0.0) -> None:
-        """Say it again where another start leads than the last birth has said."""
+        """A start is obeyed: say it again where another one leads than the last birth has said."""
+        self._doubted = None
         if seen is not None and (seen.run, seen.epoch, seen.start) != self._said:
             self.want(now, spread_s)
 

@@ -201,6 +201,7 @@ class NodeMachine:
         return self._state(Presence.ONLINE)
 
     def _state(self, presence: Presence, away_s: float | None = None) -> PublishState:
+        about = self._births.about(self._runs.run)
         state = NodeState(
             presence=presence,
             incarnation=self._incarnation,
@@ -213,8 +214,8 @@ class NodeMachine:
             round=self._scheduler.round,
             capabilities=self._capabilities() if presence is Presence.ONLINE else None,
             state_id=self._state_id,
-            seen=self._fence.said(self._runs.run),
-            spent=self._budget.of(self._runs.run),
+            seen=self._fence.said(about),
+            spent=self._budget.of(about),
             invitable=True,
             release=self._settings.release or None if presence is Presence.ONLINE else None,
             away_s=away_s,
@@ -236,7 +237,7 @@ class NodeMachine:
     def _on_coordinator(self, event: CoordinatorStateReceived, now: float) -> list[Effect]:
         state = event.state
         if self._fence.is_lower(state):
-            self._births.want(now)  # it may be a copy that does not know how far its run has come
+            self._births.doubt(state, now)
             return list(self._fence.tell(state))
         present = state.presence is Presence.ONLINE
         effects: list[Effect] = []
@@ -333,7 +334,7 @@ class NodeMachine:
                 self._outbox.retry_after(command, now)
                 return []
             case Rebirth():
-                proof = self._fence.proof(self._runs.run) if command.proof else None
+                proof = self._fence.proof(self._births.about(self._runs.run)) if command.proof else None
                 return [
                     *self._adopt_spent(command.spent or ()),
                     *([] if proof is None else [PublishEvent(message=proof, reader=command.seal)]),

@@ -464,3 +464,28 @@ def test_a_large_fleet_takes_the_time_that_the_coordinator_names() -> None:
         births = Births(lambda: 0.5, 4.0)
         births.want(100.0, asked)
         assert births.deadline() == 100.0 + due
+
+
+def test_a_birth_is_about_the_run_whose_coordinator_has_spoken_last() -> None:
+    """FED-112, found by simulation (seed 101624): a copy of the run led it further, then another run took its nodes.
+
+    When the run's own coordinator came back, it was not obeyed, and no birth told it why: all were of the other run.
+    """
+    node = restarted(seen=replace(SEEN, proof=Proof(state=b"of the copy")))
+    node.coordinator(epoch=1, run=OTHER_RUN, start=5, payload=b"of the other")
+    node.command(Rebirth())
+    (said,) = births(node)
+    assert said is not None
+    assert said.run == OTHER_RUN
+    behind = SeenRun(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(9), version=ModelVersion(5))
+    node.coordinator(epoch=3, start=6)
+    node.wait_until(node.now + BIRTHS_S_MAX)
+    node.command(Rebirth(proof=True))
+    assert births(node) == [behind]
+    assert proofs(node) == [Proof(state=b"of the copy")]
+    # The will of a coordinator that is gone asks nothing, and whoever is obeyed is told of his own run.
+    node.coordinator(epoch=1, run=OTHER_RUN, start=5)
+    node.coordinator(Presence.LOST, epoch=3, start=6)
+    node.command(Rebirth(proof=True))
+    assert births(node) == [said]
+    assert proofs(node) == [Proof(state=b"of the other")]
