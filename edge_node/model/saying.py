@@ -7,15 +7,19 @@ whether it is above the threshold.
 
 import json
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from federation import RELEASE
 from federation.model_notes import ModelNotes
 
-__all__ = ["OFFLINE", "ONLINE", "Said", "ScoreTopics", "discovery", "state_of"]
+__all__ = ["OFFLINE", "ONLINE", "Said", "ScoreTopics", "Silence", "discovery", "state_of"]
 
 ONLINE, OFFLINE = b"online", b"offline"
+
+SILENT_PAUSES, SILENT_S_MIN, PAUSES_KEPT = 10, 60.0, 50
+"""Scores have stopped when the next one is so late: in longest pauses among so many of late, and in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,35 @@ class Said:
     anomaly: bool
     answer: str | None = None
     number: int = 0
+
+
+class Silence:
+    """Whether scores have stopped: `SILENT_PAUSES` times the longest pause of late, and `SILENT_S_MIN` at least.
+
+    Whoever looks at the last score would take a machine for well whose sensor has died.
+
+    Attributes:
+        told: Whether they have.
+    """
+
+    def __init__(self) -> None:
+        self._pauses: deque[float] = deque(maxlen=PAUSES_KEPT)
+        self._last: float | None = None
+        self.told = False
+
+    def end(self, now: float) -> bool:
+        """There is a score; says whether it is the first after a silence. In monotonic seconds, as all here."""
+        if self._last is not None and not self.told:
+            self._pauses.append(now - self._last)
+        self._last, ended, self.told = now, self.told, False
+        return ended
+
+    def begin(self, now: float) -> bool:
+        """Whether it begins now; once."""
+        if self._last is None or self.told or not self._pauses:
+            return False
+        self.told = now - self._last >= max(SILENT_S_MIN, SILENT_PAUSES * max(self._pauses))
+        return self.told
 
 
 def state_of(said: Said, notes: ModelNotes) -> bytes:

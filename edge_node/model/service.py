@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_node.config import NodeConfig
 from edge_node.model.live_rows import LiveRows
 from edge_node.model.runner import Answering, load_model
-from edge_node.model.saying import OFFLINE, ONLINE, Said, ScoreTopics, discovery, state_of
+from edge_node.model.saying import OFFLINE, ONLINE, Said, ScoreTopics, Silence, discovery, state_of
 from edge_node.model.versions import CURRENT, Versions
 from edge_node.readings.settings import MqttSection, topic_map
 from edge_node.readings.topics import Reading
@@ -301,6 +301,7 @@ class ScoreService:
         self._plausible, self._refused = config.data.plausible(), Counter[str]()
         self._announced: bool | None = None
         self._complaint = ""
+        self._silence = Silence()
 
     def turn(self, inbox: Inbox, translate: Callable[[object], object]) -> bool:
         """Wait for one thing; False is the end.
@@ -312,13 +313,15 @@ class ScoreService:
             item = inbox.get(timeout=LOOK_S)
         except queue.Empty:
             self._renew()
+            self._listen()
             return True
         self._renew()
+        self._listen()
         match translate(item.event):
             case MessageReceived() as message:
                 self._hear(message)
             case TransportConnected():
-                self._transport.publish(self._topics.availability, ONLINE, retain=True)
+                self._say_available()
             case TransportFailed() as failed:
                 raise TransportError(failed.reason)
             case _Stop():
@@ -340,6 +343,15 @@ class ScoreService:
             for topic, body in discovery(prefix, federation, node, self._topics, classes=classes).items():
                 self._transport.publish(topic, body, retain=True)
 
+    def _listen(self) -> None:
+        if self._silence.begin(time.monotonic()):
+            self._log.warning("scores_stopped", why="no row has come for long: see the sensor, and edge-node doctor")
+            self._say_available()
+
+    def _say_available(self) -> None:
+        word = OFFLINE if self._silence.told else ONLINE
+        self._transport.publish(self._topics.availability, word, retain=True)
+
     def _hear(self, message: MessageReceived) -> None:
         now = time.time()
         found, _ = self._map.readings(message.topic, message.payload, arrived=now, retained=message.retained)
@@ -351,6 +363,9 @@ class ScoreService:
             self._log.warning("clock_set_back", why="the newest row was from the future: rows begin anew")
         try:
             for said, loaded in self._scorer.scores(readings):
+                if self._silence.end(time.monotonic()):
+                    self._log.info("scores_go_on")
+                    self._say_available()
                 self._transport.publish(
                     self._topics.state, state_of(said, loaded.model.notes), qos=self._config.score.qos, retain=True
                 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_node.model.saying import PAUSES_KEPT, SILENT_PAUSES, SILENT_S_MIN, Silence
 from edge_node.model.service import Loaded, Scorer
 from federation.errors import TaskError
 from federation.readings.windows import WindowSpec
@@ -70,3 +71,24 @@ def test_rows_of_a_clock_that_was_ahead_keep_nothing_from_being_scored() -> None
 
 def test_a_scorer_without_a_model_is_behind_nothing() -> None:
     assert not Scorer().behind(NOW)
+
+
+def test_scores_that_stop_are_told_once_and_once_more_when_they_go_on() -> None:
+    silence = Silence()
+    assert not silence.begin(1e9), "nothing was scored yet"
+    for second in range(PAUSES_KEPT):
+        assert not silence.end(float(second))
+        assert not silence.begin(float(second))
+    last = PAUSES_KEPT - 1.0
+    assert not silence.begin(last + SILENT_S_MIN - 0.1)
+    assert [silence.begin(last + SILENT_S_MIN), silence.begin(last + 1e6)] == [True, False]
+    assert [silence.end(last + 2e6), silence.end(last + 2e6 + 1)] == [True, False]
+    assert not silence.begin(last + 2e6 + SILENT_S_MIN), "the silence itself is no pause"
+
+
+def test_a_sensor_that_speaks_seldom_may_be_silent_for_longer() -> None:
+    silence, pause_s = Silence(), 600.0
+    for number in range(5):
+        silence.end(number * pause_s)
+    assert not silence.begin(4 * pause_s + SILENT_PAUSES * pause_s - 1)
+    assert silence.begin(4 * pause_s + SILENT_PAUSES * pause_s)
