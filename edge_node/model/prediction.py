@@ -171,6 +171,13 @@ def _scored(model: Answering, table: Table) -> Iterator[Mapping[str, object]]:
         problem = f"a window takes {rule.rows} rows, and there are {len(values)}"
         raise ConfigError("rows", problem, source="input")
     starts, windows = cut_windows(values, rule.rows)
+    if not len(starts):
+        row, place = np.argwhere(~np.isfinite(values))[0]
+        name = rule.window.columns[place]
+        problem = (
+            f"a window takes {rule.rows} rows without a gap, and there is none: here {name} is empty or not finite"
+        )
+        raise ConfigError(f"row {row + 1}", problem, source="input")
     for begin in range(0, len(starts), BATCH_ROWS):
         batch = windows[begin : begin + BATCH_ROWS]
         answer = model.ask(rule.inputs(batch))

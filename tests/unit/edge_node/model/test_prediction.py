@@ -91,6 +91,10 @@ def test_too_few_rows_and_too_many_numbers_are_said(tmp_path: Path) -> None:
     windows = program(tmp_path / "w.onnx", ModelNotes(version=3, score=RULE), rows=3)
     with pytest.raises(ConfigError, match="a window takes 3 rows, and there are 1"):
         lines(windows, "a,b\n1,2\n")
+    with pytest.raises(
+        ConfigError, match="row 3: a window takes 3 rows without a gap, and there is none: here b is empty"
+    ):
+        lines(windows, "a,b\n1,2\n1,2\n1,\n1,2\n1,2\n")
     model = program(tmp_path / "m.onnx", ModelNotes(version=3))
     with pytest.raises(ConfigError, match="rows have 3 numbers, and the model takes 2"):
         lines(model, "1,2,3\n")
