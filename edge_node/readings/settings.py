@@ -147,7 +147,7 @@ class TableSection(Section):
     Attributes:
         path: The database.
         table: A table or a view in it.
-        cursor: A column that only grows: an id, or the time.
+        cursor: A column that never falls: an id, or the time; several rows may have one value.
         time: The column with the time; nothing takes the moment of reading.
         columns: The table's column by ours.
         zone: Of a time that names none.

@@ -192,7 +192,7 @@ class TableSource:
         name: Of the source, in messages.
         path: The database.
         table: A table or a view in it.
-        cursor: A column that only grows: an id, or the time.
+        cursor: A column that never falls: an id, or the time.
         time: The column with the time; None takes the moment of reading.
         columns: The table's column by ours.
         zone: Of a time that names none.
@@ -210,17 +210,20 @@ class TableSource:
 
     def poll(self, cursor: object, now: float) -> Polled:
         """See `Source`."""
-        after = cursor if isinstance(cursor, int | float | str) else None
-        polled = Polled(cursor=after)
+        after, seen = _read_to(cursor)
+        polled = Polled(cursor=cursor if after is not None else None)
         names = [*([] if self.time is None else [self.time]), *self.columns.values()]
         try:
-            rows = rows_after(self.path, self.table, names, cursor=self.cursor, after=after)
+            rows = rows_after(self.path, self.table, names, cursor=self.cursor, after=after, seen=seen)
         except StorageError as error:
             polled.problem = str(error)
             return polled
         polled.more = len(rows) == ROWS_MAX
         for number, (place, *cells) in enumerate(rows):
-            polled.cursor = place if isinstance(place, int | float | str) else polled.cursor
+            if isinstance(place, int | float | str):
+                seen = (seen or 0) + 1 if place == after else 1
+                after = place
+                polled.cursor = [after, seen]
             try:
                 when = now + 1e-6 * number if self.time is None else time_of(cells.pop(0), self.zone)
             except NoReading as why:
@@ -232,6 +235,16 @@ class TableSource:
                 except NoReading as why:
                     polled.refused[str(why)] += 1
         return polled
+
+
+def _read_to(cursor: object) -> tuple[int | float | str | None, int | None]:
+    """The cursor's value of the last row that was read, and how many rows with it; of an older release all of them."""
+    match cursor:
+        case [int() | float() | str() as after, int(seen)] if seen >= 0:
+            return after, seen
+        case int() | float() | str():
+            return cursor, None
+    return None, None
 
 
 def _cells(lines: Sequence[bytes], separator: str, polled: Polled) -> Iterator[list[str]]:

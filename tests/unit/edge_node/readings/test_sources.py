@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edge_node.readings.sources import FileSource, Polled, TableSource
+from edge_node.storage.foreign_table import ROWS_MAX
 
 
 def source(path: Path, **changes: Any) -> FileSource:
@@ -127,6 +128,59 @@ def test_a_table_is_read_forward(tmp_path: Path) -> None:
     second = polled(table(path), first.cursor)
     assert second.readings == [(9.0, "heat", 30.0), (9.0, "on", 1.0)]
     writer.close()
+
+
+def made(path: Path, *rows: tuple[object, ...]) -> None:
+    with sqlite3.connect(path) as writer:
+        writer.execute("CREATE TABLE IF NOT EXISTS log (at, value)")
+        writer.executemany("INSERT INTO log VALUES (?, ?)", rows)
+    writer.close()
+
+
+def by_time(path: Path) -> TableSource:
+    return TableSource(name="t", path=path, table="log", cursor="at", time="at", columns={"heat": "value"})
+
+
+def test_rows_that_share_a_time_are_all_read_wherever_a_look_ends(tmp_path: Path) -> None:
+    """Those behind the border of a look, and those of the same second that came after it, were lost."""
+    path, count = tmp_path / "plant.db", 2 * ROWS_MAX + 500
+    made(path, *((row // 7, row) for row in range(count)))
+    found, cursor, looks = list[float](), None, 0
+    while True:
+        look = polled(by_time(path), cursor)
+        found, cursor, looks = [*found, *(value for _, _, value in look.readings)], look.cursor, looks + 1
+        if not look.more:
+            break
+    assert found == list(range(count))
+    assert looks == 3
+    last = (count - 1) // 7
+    made(path, (last, -1), (last + 1, -2))
+    late = polled(by_time(path), cursor)
+    assert [value for _, _, value in late.readings] == [-1, -2]
+    assert polled(by_time(path), late.cursor).readings == []
+
+
+def test_a_table_that_was_made_anew_is_read_from_its_begin(tmp_path: Path) -> None:
+    """Its ids began with 1 again, and nothing was read until they had passed the former ones."""
+    path = tmp_path / "plant.db"
+    made(path, *((row, row) for row in range(100, 110)))
+    cursor = polled(by_time(path)).cursor
+    with sqlite3.connect(path) as writer:
+        writer.execute("DELETE FROM log")
+    writer.close()
+    assert polled(by_time(path), cursor).readings == [], "nothing is there"
+    assert polled(by_time(path), cursor).cursor == cursor
+    made(path, (1, 7.0))
+    again = polled(by_time(path), cursor)
+    assert again.readings == [(1.0, "heat", 7.0)]
+    assert polled(by_time(path), again.cursor).readings == []
+
+
+@pytest.mark.parametrize("cursor", [3, 3.0, [3, 1]])
+def test_a_cursor_of_an_older_release_goes_on(tmp_path: Path, cursor: object) -> None:
+    path = tmp_path / "plant.db"
+    made(path, *((row, row) for row in range(6)))
+    assert [value for _, _, value in polled(by_time(path), cursor).readings] == [4, 5]
 
 
 def test_a_table_that_is_not_there_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
