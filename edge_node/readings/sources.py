@@ -31,6 +31,9 @@ LINE_BYTES_MAX = 64 << 10
 READ_BYTES_MAX = 1 << 20
 """Of one file at a time."""
 
+ROTATED_MAX, ROTATED_BYTES_MAX = 20, 16 << 20
+"""So many files beside one are looked at for the former one, and so much of it is read, in bytes."""
+
 _MARK_BYTES = 1 << 10
 """The begin of a file by which it is known again."""
 
@@ -74,7 +77,8 @@ class Source(Protocol):
 class FileSource:
     """CSV files that programs append to; the first line names the columns.
 
-    A line counts when its end is there. A file that has become shorter, or begins otherwise, is read from its begin.
+    A line counts when its end is there. A file that has become shorter, or begins otherwise, is read from its begin;
+    where the former one stands beside it under a longer name, as rotation leaves it, its last lines are read first.
 
     Attributes:
         name: Of the source, in messages.
@@ -104,6 +108,8 @@ class FileSource:
             polled.problem = f"there is no file {self.pattern}"
         for path in paths:
             try:
+                if path in before:
+                    self._read_rotated(path, before[path], paths, now, polled)
                 after[path] = self._read(Path(path), before.get(path), now, polled)
             except OSError as error:
                 polled.problem = f"{path} cannot be read: {error.strerror}"
@@ -132,6 +138,23 @@ class FileSource:
             if header is not None:
                 self._rows(header, lines, now, polled)
             return [offset + end, *_mark(file, offset + end), header]
+
+    def _read_rotated(self, path: str, place: object, paths: Sequence[str], now: float, polled: Polled) -> None:
+        """Take the last lines of a file that was renamed since: what was appended after the last look."""
+        with open(path, "rb") as file:  # noqa: PTH123 - as all paths here
+            if _resumed(file, place)[0]:
+                return
+        for name in sorted(glob.glob(glob.escape(path) + "?*"))[:ROTATED_MAX]:  # noqa: PTH207 - the same
+            if name in paths or not os.path.isfile(name):  # noqa: PTH113 - the same
+                continue
+            with open(name, "rb") as file:  # noqa: PTH123 - the same
+                offset, header = _resumed(file, place)
+                if not offset or header is None:
+                    continue
+                file.seek(offset)
+                body = file.read(ROTATED_BYTES_MAX)
+                self._rows(header, body[: body.rfind(b"\n") + 1].splitlines(), now, polled)
+                return
 
     def _rows(self, header: str, lines: Sequence[bytes], now: float, polled: Polled) -> None:
         separator = max(",;\t|", key=header.count)

@@ -60,6 +60,31 @@ def test_a_file_that_was_replaced_or_cut_is_read_anew(tmp_path: Path) -> None:
     assert [row[1] for row in polled(source(file), cut.cursor).readings] == ["flow"] * 3
 
 
+@pytest.mark.parametrize("former", ["log.csv.1", "log.csv-20260101", "log.csv.1.gz"])
+def test_the_last_lines_before_a_rotation_are_read(tmp_path: Path, former: str) -> None:
+    """What was appended between the last look and the renaming was lost."""
+    file = tmp_path / "log.csv"
+    file.write_text("t,heat\n1,20\n2,21\n")
+    cursor = polled(source(file)).cursor
+    with file.open("a") as log:
+        log.write("3,22\n4,23\n")
+    file.rename(tmp_path / former)
+    (tmp_path / "log.csv.2").write_text("t,heat\n0,19\n")
+    file.write_text("t,heat\n5,24\n")
+    found = polled(source(file), cursor)
+    assert [one[0] for one in found.readings] == [3.0, 4.0, 5.0]
+    assert polled(source(file), found.cursor).readings == []
+
+
+def test_what_is_read_by_its_own_name_is_not_read_as_a_former_one(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("t,heat\n1,20\n")
+    cursor = polled(source(tmp_path / "log.csv*")).cursor
+    file.rename(tmp_path / "log.csv.1")
+    file.write_text("t,heat\n2,21\n")
+    assert sorted(polled(source(tmp_path / "log.csv*"), cursor).readings) == [(1.0, "heat", 20.0), (2.0, "heat", 21.0)]
+
+
 def test_a_folder_has_all_its_files_and_one_that_went_is_forgotten(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("t,heat\n1,20\n")
     (tmp_path / "b.csv").write_text("t,heat\n2,21\n")
