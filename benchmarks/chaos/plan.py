@@ -98,7 +98,7 @@ def node_arguments(plan: Plan, folder: Path, broker_url: str, name: str) -> list
 
 def node_environment(plan: Plan) -> dict[str, str]:
     """Settings of a node that have no flag."""
-    return {"FEDMQ_NODE__BROKER__KEEPALIVE_S": str(plan.keepalive_s)}
+    return {"FEDMQ_NODE__BROKER__KEEPALIVE_S": str(plan.keepalive_s), "FEDMQ_NODE__TRAINING__NICE": "0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

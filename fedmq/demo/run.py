@@ -34,6 +34,9 @@ TROUBLE_S_MAX = 60.0
 TROUBLE = frozenset({"connect_failed", "connect_refused", "disconnected", "publish_dropped"})
 """What processes say again and again while there is no broker."""
 
+OF_NODES: Mapping[str, Mapping[str, object]] = {"training": {"nice": 0}}
+"""What all nodes are told: this machine has no other work that their training should go behind."""
+
 
 class DemoFailed(FederationError):  # noqa: N818 - the name says what it is
     """The demo could not finish; the message says which process ended and what it said last."""
@@ -208,7 +211,7 @@ class Demo:
         sections = coordinator_settings(self.plan, broker_url=url, state=state)
         settings.write_text(to_toml({**sections, **{name: {**sections.get(name, {}), **more[name]} for name in more}}))
         # In a file that only we can read: the URL may hold a password, and a command line is for everybody's eyes.
-        node_settings.write_text(to_toml({"broker": {"url": url}}))
+        node_settings.write_text(to_toml({"broker": {"url": url}, **OF_NODES}))
         report = str(self.folder / "report.json")
         self.fleet.start(
             "coordinator", "coordinator", ["run", "--config", str(settings), "--log-json", "--report", report]
@@ -219,7 +222,7 @@ class Demo:
                 node_settings = self.folder / f"{name}.toml"
                 reached = url if masks is not None else self.farm.url_of(name)
                 own = {} if masks is None else masks.node(name)
-                node_settings.write_text(to_toml({"broker": {"url": reached}, **own}))
+                node_settings.write_text(to_toml({"broker": {"url": reached}, **OF_NODES, **own}))
             self.fleet.start(name, "edge_node", self._node_arguments(str(node_settings), name, index))
         helpers = f", {counted(self.plan.helpers, 'helper')}" if masks is not None else ""
         if self.farm.gateways:

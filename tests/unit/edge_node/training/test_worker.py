@@ -425,7 +425,7 @@ def test_a_session_of_its_own_goes_behind_others_with_its_training(lowered: list
     priority.passed(SHORT_S / 2)
     assert not session.exists()
     priority.passed(SHORT_S)
-    assert (session.read_text(), lowered) == ("10", [10])
+    assert (session.read_text(), lowered) == ("5", [10])
     session.unlink()
     priority.passed(SHORT_S)
     assert not session.exists(), "once"
