@@ -40,11 +40,13 @@ def strays(values: ArrayLike) -> NDArray[np.bool]:
     """
     found = np.asarray(values, np.float64)
     known = np.isfinite(found)
-    ordered = np.sort(found[known])
-    ends = ENDS + len(ordered) // SHARE
-    if len(ordered) < max(VALUES_MIN, 2 * ends + 2):
+    count = int(known.sum())
+    ends = ENDS + count // SHARE
+    if count < max(VALUES_MIN, 2 * ends + 2):
         return np.zeros(found.shape, bool)
-    middle, span = float(np.median(ordered)), float(ordered[-1 - ends] - ordered[ends])
+    places = (ends, count // 2, count - 1 - ends)
+    low, middle, high = map(float, np.partition(found[known], places)[list(places)])
+    span = high - low
     limit = SPANS * span if span > 0 else OF_CONSTANT * max(1.0, abs(middle))
     return known & (np.abs(np.where(known, found, middle) - middle) > limit)
 
