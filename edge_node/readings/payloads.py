@@ -87,12 +87,14 @@ def number_of(value: Any, words: Mapping[str, float]) -> float:
     return within(number)
 
 
-def time_of(value: Any, zone: dt.tzinfo | None) -> float:
+def time_of(value: Any, zone: dt.tzinfo | None, near: float | None = None) -> float:
     """Seconds since 1970 of a number (seconds, milli-, micro- or nanoseconds) or a text (ISO 8601, or a number).
 
     Args:
         value: What was found.
         zone: Of a text that names none; None is the device's own.
+        near: About when it was, in seconds since 1970: of the two times that a text names in the hour when clocks go
+            back, the one that is nearer. None takes the first.
 
     Raises:
         NoReading: It is no time.
@@ -100,7 +102,9 @@ def time_of(value: Any, zone: dt.tzinfo | None) -> float:
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         try:
             when = dt.datetime.fromisoformat(value.strip())
-            return _in_range((when if when.tzinfo or zone is None else when.replace(tzinfo=zone)).timestamp())
+            when = when if when.tzinfo or zone is None else when.replace(tzinfo=zone)
+            first, second = when.timestamp(), when.replace(fold=1).timestamp()
+            return _in_range(first if near is None or abs(first - near) <= abs(second - near) else second)
         except (ValueError, OverflowError, OSError) as error:
             raise NoReading("not a time") from error
     if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -201,7 +201,7 @@ class TopicMap:
     ) -> None:
         wants_document = rule.time is not None or any(path is not None for path in rule.columns.values())
         document = document_of(payload) if wants_document else None
-        when = arrived if rule.time is None else time_of(pick(document, rule.time), rule.zone)
+        when = arrived if rule.time is None else time_of(pick(document, rule.time), rule.zone, arrived)
         before, missing = len(found), 0
         for name, path in rule.columns.items():
             try:

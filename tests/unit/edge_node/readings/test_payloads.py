@@ -111,6 +111,19 @@ def test_a_time_is_seconds_whatever_its_unit_or_text(value: Any, seconds: float)
     assert time_of(value, BERLIN) == pytest.approx(seconds, abs=1e-3)
 
 
+def test_of_the_hour_that_comes_twice_the_nearer_one_is_meant() -> None:
+    """When clocks went back, an hour of readings took the times of the hour before, and was lost as repetitions."""
+    zone = zone_of("Europe/Berlin")
+    summer, winter = 1_792_888_200.0, 1_792_891_800.0  # half past two, twice, on the 25th of October 2026
+    for text in ("2026-10-25T02:30:00", "2026-10-25 02:30:00"):
+        assert time_of(text, zone, near=summer + 5) == summer
+        assert time_of(text, zone, near=winter + 5) == winter
+        assert time_of(text, zone) == summer
+    assert time_of("2026-10-25T02:30:00+02:00", zone, near=winter) == summer, "it says which"
+    skipped = time_of("2026-03-29T02:30:00", zone, near=1_774_747_805.0)
+    assert skipped == pytest.approx(1_774_747_800, abs=3_600), "an hour that is not there"
+
+
 def test_a_time_without_a_zone_may_be_the_devices_own() -> None:
     assert time_of("2024-03-05 11:15:30", None) == dt.datetime(2024, 3, 5, 11, 15, 30).timestamp()  # noqa: DTZ001 - local
 
