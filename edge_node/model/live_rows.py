@@ -1,7 +1,8 @@
 """The newest rows of readings that go on arriving, cut as a training cuts them: the same resampling, the same gaps.
 
 A row is whole once every column has a reading of its time, or once a later time has come. With a period it is whole
-once a reading of a later period has come. What comes for a row that was already taken is too late for its score.
+once a reading of a later period has come. What comes for a row that was already taken is too late for its score,
+and in the windows of later rows, as in those of a training.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,7 @@ class LiveRows:
 
     Attributes:
         late: Readings that came after their row was taken.
+        latest: Column of the last of these, and how far its time was behind the newest row's, in seconds.
     """
 
     def __init__(self, spec: WindowSpec, rows: int) -> None:
@@ -40,7 +42,7 @@ class LiveRows:
         self._count = 0
         self._newest = self._taken = -np.inf
         self._seen: set[int] = set()
-        self.late = 0
+        self.late, self.latest = 0, ("", 0.0)
 
     @property
     def newest(self) -> float:
@@ -61,7 +63,8 @@ class LiveRows:
                 continue
             tick = self._tick(time)
             if tick <= self._taken:
-                self.late += 1
+                self.late, self.latest = self.late + 1, (name, self.newest - time)
+                self._put(time, place, value)
                 continue
             if tick > self._newest and self._seen:
                 found += self._take(self._newest)

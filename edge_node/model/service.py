@@ -49,6 +49,9 @@ EARLY_MAX = 20_000
 """Readings that are kept until there is a model: its first window need not wait for as many rows."""
 
 FLUSH_S = 2.0
+LATE_TOLD = 100
+"""So many readings that come too late are said in the log, and again at ten times as many."""
+
 SESSION_S = 0
 """What was said while nobody scored is not scored later: the agent's own session keeps it for training."""
 
@@ -77,12 +80,12 @@ class Scorer:
     """From readings to what is said of them. Pure, but for the model that it asks.
 
     Attributes:
-        late: Readings that came too late for their row.
+        late: Readings that came too late for their row, and of the last one the column and the seconds.
         failed: Windows that the model could not answer.
     """
 
     def __init__(self) -> None:
-        self.late = self.failed = 0
+        self.late, self.failed = (0, "", 0.0), 0
         self._loaded: Loaded | None = None
         self._rows: LiveRows | None = None
         self._early: deque[Reading] = deque(maxlen=EARLY_MAX)
@@ -120,7 +123,7 @@ class Scorer:
             self._early.extend(readings)
             return []
         found = rows.add(readings)
-        self.late = rows.late
+        self.late = (rows.late, *rows.latest)
         return [(self._said(loaded, when, window), loaded) for when, window in found]
 
     def _said(self, loaded: Loaded, when: float, window: NDArray[np.float32]) -> Said:
@@ -301,7 +304,7 @@ class ScoreService:
         self._plausible, self._refused = config.data.plausible(), Counter[str]()
         self._announced: bool | None = None
         self._complaint = ""
-        self._silence = Silence()
+        self._silence, self._late_told = Silence(), LATE_TOLD
 
     def turn(self, inbox: Inbox, translate: Callable[[object], object]) -> bool:
         """Wait for one thing; False is the end.
@@ -361,6 +364,14 @@ class ScoreService:
         self._refused += refused
         if self._scorer.behind(now + self._plausible.future_max_s):
             self._log.warning("clock_set_back", why="the newest row was from the future: rows begin anew")
+        self._score(readings)
+        late, column, behind_s = self._scorer.late
+        if late >= self._late_told:
+            self._late_told = 10 * late
+            why = "their rows were scored before they came: see the clocks of the sensors, or set period_s"
+            self._log.warning("readings_too_late", count=late, column=column, behind_s=round(behind_s, 3), why=why)
+
+    def _score(self, readings: list[Reading]) -> None:
         try:
             for said, loaded in self._scorer.scores(readings):
                 if self._silence.end(time.monotonic()):

@@ -69,6 +69,15 @@ def test_rows_of_a_clock_that_was_ahead_keep_nothing_from_being_scored() -> None
     assert [said.time for said, _ in found] == [NOW + 3]
 
 
+def test_a_sensor_whose_clock_is_behind_is_named_and_counts_in_later_rows() -> None:
+    """Each of its readings came after its row, and was left out: its first value stood in all scores, silently."""
+    one = scorer()
+    for second in range(50):
+        found = one.scores([(NOW + second + 5, "heat", 20.0), (NOW + second, "flow", 3.0 if second < 45 else 9.0)])
+    assert one.late == (49, "flow", 5.0)
+    assert [said.score > 1 for said, _ in found] == [True]
+
+
 def test_a_scorer_without_a_model_is_behind_nothing() -> None:
     assert not Scorer().behind(NOW)
 
