@@ -103,6 +103,14 @@ class SiteState(MachineState):
         """It was answered, or refused."""
         self.done = True
 
+    def judged(self, update: UpdateId) -> None:
+        """A sum has its verdict: the order of its name is over, whoever has heard first, and so the store forgets it.
+
+        Another sum of that name would be told the verdict of this one.
+        """
+        if self.order is not None and self.order.update(self.gateway) == update:
+            self.done, self.saved = True, False
+
     def end_run(self) -> None:
         """Nothing follows above."""
         self.over = True

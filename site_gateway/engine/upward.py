@@ -119,12 +119,13 @@ class Upward(MaskedSums):
     def verdict(self, event: VerdictReceived) -> None:
         """The final word on a sum."""
         self._verdicts[event.update] = event
+        self._site.judged(event.update)
 
     def fate(self, receipt: Receipt) -> bool:
         """What is said of a sum that comes too late; False where something else was asked for."""
         said = self._returned.verdict(receipt)
         if said is not None:
-            self._verdicts[said.update] = said
+            self.verdict(said)
         return said is not None
 
     # --- what is to be done -----------------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ class SiteStore(SqliteStore):
         """Save members and sum together; the same again does nothing.
 
         Raises:
-            LocalProtocolError: A member is in another sum, or does not wait any more.
+            LocalProtocolError: A member is in another sum, or does not wait any more; or no order asks for this sum.
             StorageError: Nothing was saved.
         """
         failpoint("gateway_before_frozen")
@@ -175,6 +175,9 @@ class SiteStore(SqliteStore):
             named = any(one.update == made.update for one in others)
             if named or taken & made.updates or not made.updates <= {row["update_id"] for row in stored}:
                 raise LocalProtocolError(f"{made.update} is another sum already, has members of one, or with a verdict")
+            order = self.order()
+            if order is None or order.update(self._gateway) != made.update:
+                raise LocalProtocolError(f"{made.update} answers no order that this site has")
             self._database.insert("gateway_sums", _row(made), conflict="REPLACE")
         failpoint("gateway_after_frozen")
 

@@ -5,7 +5,7 @@ that a test can say what was promised to whom, and when.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -369,8 +369,8 @@ class Rig:
         self.starts = 0
         self.start()
 
-    def start(self) -> None:
-        """A process begins, and finds what the brokers have."""
+    def start(self, *, kept: Sequence[Message] = ()) -> None:
+        """A process begins, and finds what the brokers have; first what the one above has kept for its session."""
         self.starts += 1
         self.store = SiteStore(self.folder / "site", gateway=GATEWAY, run=RUN, audit_versions=99)
         if self.store.head() is None:
@@ -384,6 +384,8 @@ class Rig:
         self.step(None)
         if not self.is_cut:
             self._connect_above()
+        for message in kept:
+            self.tell_above(message)
         self.hear_below(TransportConnected(connection="control", session_present=False, packet_bytes_max=262_144))
         for node in self.nodes:
             self._say_state(node, Presence.ONLINE)

@@ -21,11 +21,14 @@ from site_gateway.runtime.executor import SiteExecutor
 from site_gateway.storage.store import SiteStore
 from tests.rigs import repetitions
 
+EARLY_VERDICT = 195
+"""A seed in which a gateway hears a sum's verdict before it has heard its site's nodes."""
+
 FAULTY = (5, 20)
 """Seeds in which gateways are killed with a sum under way."""
 
 
-@pytest.mark.parametrize("seed", repetitions.of(range(6), few=(0, 2, 3)))
+@pytest.mark.parametrize("seed", [*repetitions.of(range(6), few=(0, 2, 3)), EARLY_VERDICT])
 def test_tree_keeps_its_rules_whatever_befalls_it(seed: int) -> None:
     outcome, _ = run_tree(seed)
     assert outcome.violations == ()

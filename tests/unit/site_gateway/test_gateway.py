@@ -7,7 +7,7 @@ import pytest
 
 from federation.errors import LocalProtocolError
 from federation.protocol.messages import ReceiptStatus
-from federation.types import UpdateId
+from federation.types import NodeId, UpdateId
 from site_gateway.engine.events import AnswerOrder
 from site_gateway.engine.machine import TOO_HIGH
 from site_gateway.runtime.uplink import Form
@@ -174,6 +174,8 @@ def test_frozen_sum_is_not_replaced_by_another_one_of_its_name(tmp_path: Path) -
     with pytest.raises(LocalProtocolError):
         rig.store.freeze_sum(replace(made, members=made.members[:1]))
     assert [one.updates for one in rig.store.frozen()] == [made.updates]
+    with pytest.raises(LocalProtocolError, match="answers no order"):
+        rig.store.freeze_sum(replace(made, update=SECOND, members=()))
     rig.die()
 
 
@@ -222,4 +224,30 @@ def test_a_sum_without_a_verdict_holds_no_order_up(tmp_path: Path, killed: bool)
         final = [receipt.status for update in node.receipts.values() for receipt in update if receipt.status.final]
         assert (final, node.outbox) == ([ReceiptStatus.APPLIED] * 2, {})
     assert rig.machine.snapshot()["quota_used"] == 0
+    rig.die()
+
+
+@pytest.mark.parametrize("status", [ReceiptStatus.APPLIED, ReceiptStatus.STALE])
+def test_verdict_that_comes_before_the_site_is_there_ends_its_order(tmp_path: Path, status: ReceiptStatus) -> None:
+    """FED-264: asked for once more, the nodes' next work went by the name of the sum that had its verdict, and had it.
+
+    The verdict waits at the broker above while the gateway starts; it is heard before the site's nodes are.
+    """
+    rig = Rig(tmp_path)
+    rig.above.announce()
+    rig.until_offered(FIRST)
+    rig.above.judge(FIRST, status)
+    asked = {name: len(node.asked) for name, node in rig.nodes.items()}
+    rig.die()
+    rig.start(kept=[rig.above.verdicts[FIRST]])
+    rig.deliver()
+    assert rig.store.frozen() == ()
+    assert {name: len(node.asked) for name, node in rig.nodes.items()} == asked
+    rig.above.announce()
+    rig.until_offered(SECOND)
+    rig.above.judge(SECOND)
+    for _ in range(3):
+        rig.turn()
+    told = [[one.status for one in said if one.status.final] for said in rig.nodes[NodeId("n0")].receipts.values()]
+    assert told == [[status], [ReceiptStatus.APPLIED]]
     rig.die()
