@@ -77,10 +77,10 @@ class SiteReceiver(UpdateReceiver):
         state, node, update = self._state, event.node, event.offer.update
         if not state.leading or (update not in self._asked and len(self._asked) >= NODES_MAX):
             return
-        if update not in self._asked:
-            if _is_own(event):
-                state.registry.take(node)  # as long as it may be in the next version, its node makes none for that
+        if self._resolved(update) is None:  # else another one has asked: its node, or the gateway that it stands behind
             state.note("fate_asked_above", node=node, update=update)
+        if _is_own(event):
+            state.registry.take(node)  # as long as it may be in the next version, its node makes none for that
         self._asked[update] = event, judgement
         state.emit(cast("Effect", AskAbove(offer=_question(event.offer))))
         state.send(node, RetryAfter(update=update, seconds=UNDECIDED_RETRY_S))

@@ -1,6 +1,9 @@
 """A node that moves between gateways: it is obeyed by both, counts once, and is given back nothing that counts."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from federation.protocol.chunking import payload_digest
 from federation.protocol.claims import claim_of, claims_in, node_of
@@ -10,7 +13,7 @@ from federation.runtime.transport import MessageReceived
 from federation.types import Digest, Epoch, Incarnation, ModelVersion, NodeId, RoundId, SeenRun, Start, UpdateId
 from site_gateway.engine.newcomers import LIFT_CALM_S, LIFT_MAX
 from site_gateway.engine.site import LIFTED
-from tests.rigs.gateway_rig import GATEWAY, RUN, TOPICS, Rig, examples, trained
+from tests.rigs.gateway_rig import GATEWAY, RUN, TOPICS, Rig, Site, examples, trained
 from tests.rigs.model_values import INITIAL, MANIFEST
 from update_codec import Accumulator, read_sum
 
@@ -180,4 +183,31 @@ def test_update_that_nobody_above_knows_is_given_back(tmp_path: Path) -> None:
     last = rig.nodes[NEWCOMER].receipts[offer.update][-1]
     assert last.status is ReceiptStatus.REFUSED
     assert rig.above.questions == [offer.update]
+    rig.die()
+
+
+@pytest.mark.parametrize("node_first", [False, True])
+def test_who_asks_for_an_update_changes_while_it_is_not_decided(tmp_path: Path, node_first: bool) -> None:
+    """FED-273: its place in the node's quota was given back without having been taken, which ended the gateway.
+
+    A node that moves is heard itself, and through the gateway below that it has come from, or that it goes to.
+    """
+    hall = NodeId("hall")
+    rig = Rig(tmp_path, sites={hall: Site(("h0",))})
+    rig.above.announce()
+    rig.deliver()
+    offer = foreign(0)
+    rig.nodes[NEWCOMER].outbox[offer.update] = offer
+    rig.above.fates[offer.update] = Receipt(run=RUN, update=offer.update, status=ReceiptStatus.STORED)
+
+    for speaks_itself in (node_first, not node_first):
+        offered(rig, offer) if speaks_itself else rig.ask(hall, offer, offer.update)
+        assert rig.machine.snapshot()["quota_used"] == int(speaks_itself)
+    rig.above.fates[offer.update] = replace(
+        rig.above.fates[offer.update], status=ReceiptStatus.APPLIED, version=ModelVersion(4)
+    )
+    rig.ask(hall, offer, offer.update) if node_first else offered(rig, offer)
+    told = rig.nodes[hall if node_first else NEWCOMER].receipts[offer.update][-1]
+    assert (told.status, told.version) == (ReceiptStatus.APPLIED, 4)
+    assert rig.machine.snapshot()["quota_used"] == 0
     rig.die()
