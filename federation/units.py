@@ -1,6 +1,6 @@
 """Numbers with units, for people."""
 
-__all__ = ["counted", "human_bytes", "human_metric", "human_share"]
+__all__ = ["counted", "human_bytes", "human_metric", "human_share", "human_traffic"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -15,6 +15,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def human_traffic(count: float) -> str:
+    """Bytes that were sent, ``-`` where none were counted: the models of a simulation do not travel."""
+    return human_bytes(count) if count else "-"
 
 
 def human_metric(name: str, value: float) -> str:

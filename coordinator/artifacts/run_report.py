@@ -20,7 +20,7 @@ from coordinator.storage.store import Participation, VersionRow
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import write_file
-from federation.units import counted, human_bytes, human_metric
+from federation.units import counted, human_bytes, human_metric, human_traffic
 
 __all__ = ["report_text", "write_run_report"]
 
@@ -123,8 +123,8 @@ def report_text(folder: Path, now: dt.datetime) -> str:
 def _state(folder: Path) -> str:
     try:
         return explain(read_waiting(folder))
-    except StorageError:
-        return "no coordinator has said what it waits for"
+    except StorageError as error:
+        return str(error)
 
 
 def _story(versions: Sequence[VersionRow], nodes: Sequence[Participation], best: Best | None, state: str) -> str:
@@ -154,8 +154,8 @@ def _figures(versions: Sequence[VersionRow], nodes: Sequence[Participation], pla
         ("updates used", f"{counts[ReceiptStatus.APPLIED]:,}"),
         ("updates too late", f"{counts[ReceiptStatus.STALE]:,}"),
         ("updates refused", f"{counts[ReceiptStatus.REFUSED]:,}"),
-        ("sent by nodes", f"{human_bytes(up)}{saved}"),
-        ("sent to nodes", human_bytes(down)),
+        ("sent by nodes", f"{human_traffic(up)}{saved}"),
+        ("sent to nodes", human_traffic(down)),
     )
     return _table("In numbers", ("", ""), rows)
 

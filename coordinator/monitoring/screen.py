@@ -32,7 +32,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
-from federation.units import human_bytes, human_metric
+from federation.units import human_bytes, human_metric, human_traffic
 
 __all__ = ["curve_table", "fitted_screen", "full_screen", "make_console", "node_cells", "node_table", "sealed_lines"]
 
@@ -102,7 +102,8 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     """What a person should read first: what is waited for, and what is wrong."""
     try:
         waiting = read_waiting(folder)
-    except StorageError:  # no coordinator has said it yet
+    except StorageError as error:  # no coordinator has said it yet
+        yield Text(str(error))
         yield from _failing(folder, versions)
     else:
         wrong = any(waiting.fields.get(key) for key in ("behind", "claims", "nobody_trains"))
@@ -264,8 +265,8 @@ def _version_table(rows: list[VersionRow], newest: int) -> Table:
             str(row.stale),
             str(row.refused),
             f"{row.figures.wall_s:.2f}",
-            human_bytes(row.figures.bytes_up),
-            human_bytes(row.figures.bytes_down),
+            human_traffic(row.figures.bytes_up),
+            human_traffic(row.figures.bytes_down),
             # The only cell that gives way where the screen is narrow: a number without its unit is none.
             Text(MADE.get(row.reason, row.reason), no_wrap=True, overflow="ellipsis"),
         )

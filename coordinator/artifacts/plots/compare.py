@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from coordinator.artifacts.plots.run import Run, VersionPoint
-from federation.units import human_bytes
+from federation.units import human_bytes, human_traffic
 
 __all__ = ["Comparison", "compare_runs", "comparison_row", "comparison_tables"]
 
@@ -128,8 +128,8 @@ def _reached_cells(one: Comparison) -> list[str]:
         "-" if best is None else shown(one.metric, best.metrics[one.metric]),
         "-" if best is None else str(best.version),
         f"{one.time_s:.1f}",
-        human_bytes(one.bytes_up),
-        human_bytes(one.bytes_down),
+        human_traffic(one.bytes_up),
+        human_traffic(one.bytes_down),
     ]
 
 

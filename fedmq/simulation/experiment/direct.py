@@ -28,6 +28,7 @@ from coordinator.global_model.committer import Committer, CommitterSettings, fir
 from coordinator.global_model.update_checks import Examine, Refusal, check_update
 from coordinator.records import UpdateRecord
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
+from coordinator.runtime.traffic import Traffic
 from coordinator.strategies.selection import make_selector
 from edge_node.records import MaskedOffer
 from federation.errors import StorageError
@@ -60,6 +61,20 @@ class Question:
 
     node: NodeId
     announcement: RoundAnnouncement
+
+
+class _Frames(Traffic):
+    """Only the frames of updates have their size here: messages are values, and no model travels."""
+
+    def frame(self, payload_bytes: int) -> None:
+        """A node has sent an update."""
+        self.up += payload_bytes
+
+    def commanded(self, topic: str, payload_bytes: int) -> None:
+        """Nothing was sent."""
+
+    def announced(self, topic: str, payload_bytes: int) -> None:
+        """Nothing was sent."""
 
 
 class _Nowhere:
@@ -131,6 +146,7 @@ class DirectCoordinator:
         if setup.engine.noise is not None:
             self.store.batches.begin_noise(setup.engine.noise.noise)
         recovered = replace(recovered, terms=self._committer.terms)
+        self._traffic = _Frames()
         self._executor = self._make_executor()
         rng = random.Random(setup.seed).random  # noqa: S311 - a simulation must repeat
         self._machine = CoordinatorMachine(setup.engine, recovered, selector=make_selector(setup.selector), rng=rng)
@@ -286,6 +302,7 @@ class DirectCoordinator:
             ticket=None if masked is None else masked.ticket,
             boxes=None if masked is None else masked.boxes,
         )
+        self._traffic.frame(len(frame))
         known = self.store.verdict(offer.update)
         asked = self.store.reserved(offer.round)
         self.tell(OfferReceived(node=question.node, offer=offer, known=known, asked=asked))
@@ -313,6 +330,7 @@ class DirectCoordinator:
                 say=lambda _event, _fields: None,
                 update_norm_max=self._setup.update_norm_max,
                 check=self._setup.check,
+                traffic=self._traffic,
             )
         )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.units import counted, human_bytes, human_metric, human_share
+from federation.units import counted, human_bytes, human_metric, human_share, human_traffic
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
@@ -31,3 +31,7 @@ def test_one_of_a_thing_has_no_plural(count: int, said: str) -> None:
 @pytest.mark.parametrize(("share", "said"), [(1.0, "100%"), (0.25, "25%"), (0.001, "0.1%"), (1 / 3, "33.33%")])
 def test_a_small_share_is_not_nothing(share: float, said: str) -> None:
     assert human_share(share) == said
+
+
+def test_bytes_that_nobody_has_counted_are_no_number() -> None:
+    assert (human_traffic(0), human_traffic(1), human_traffic(2048)) == ("-", "1 B", "2.0 KiB")

@@ -101,6 +101,7 @@ def test_a_version_that_has_no_accuracy_shows_its_loss() -> None:
     row = VersionRow(record=record, reason="buffer_full", figures=Figures(), metrics={"loss": 0.0125, "median": 3.0})
     heads, _, line = lines(_version_table([row], 1), 80)[1:4]
     assert (heads.split()[1], line.split()[1]) == ("loss", "0.0125")
+    assert line.split()[6:8] == ["-", "-"]  # nothing was counted: `0 B` said that it had cost nothing
 
 
 def test_a_table_of_no_nodes_is_a_head() -> None:

@@ -379,6 +379,9 @@ def test_what_was_trained_can_be_kept_exported_and_looked_at(
     # Updates were tokens of ten bytes: what nodes had sent was far too little, and an audit could decode none.
     nodes: Any = status["nodes"]
     assert sum(node["bytes_up"] for node in nodes) == result.payload_bytes
+    # Versions had no bytes up at all, and those down of announcements that nobody heard.
+    assert sum(one["bytes_up"] for one in versions) == result.payload_bytes
+    assert [one["bytes_down"] for one in versions] == [0] * len(versions)
     best = max(result.versions, key=lambda one: (one.metrics["accuracy"], -one.version))
     source = TaskSource(name=str(options.task), data=None)
     assert export_model(kept, tmp_path / "m.onnx", "best", source) == best.version
