@@ -227,11 +227,11 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
     if as_json:
         told = {} if spent is None else {"privacy": privacy_row(spent)}
         told |= {} if noised is None else {"nodes_privacy": nodes_row(noised)}
-        told |= {"sites": sites_row(seen.sites, seen.gateways_here)} if seen.sites else {}
+        told |= {"sites": sites_row(seen.sites, seen.gateways_here, waiting.known_s)} if seen.sites else {}
         told |= {} if not (trouble := read_helper_trouble(folder)) else {"helper_trouble": dict(trouble)}
         typer.echo(json.dumps(asdict(waiting) | told))
         return
-    sites = site_lines(seen.sites, seen.gateways_here)
+    sites = site_lines(seen.sites, seen.gateways_here, waiting.known_s)
     said = (explain(waiting), *helper_lines(folder), *sites, privacy_line(spent), nodes_line(noised))
     typer.echo("\n".join(filter(None, said)))
 

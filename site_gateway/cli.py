@@ -165,7 +165,7 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     """  # noqa: D301 - as above
     from coordinator.monitoring.presence import read_presence  # noqa: PLC0415 - as in `_settings`
     from coordinator.monitoring.sites import site_lines, sites_row  # noqa: PLC0415
-    from coordinator.monitoring.state_files import read_waiting  # noqa: PLC0415
+    from coordinator.monitoring.state_files import known_s, read_waiting  # noqa: PLC0415
     from coordinator.monitoring.why import explain  # noqa: PLC0415
     from site_gateway.storage.read_only import newest_run, read_site  # noqa: PLC0415
 
@@ -182,7 +182,7 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         found["waits"] = explain(read_waiting(folder))
     seen = read_presence(folder, found["run"])
     if as_json and seen.sites:
-        found["sites"] = sites_row(seen.sites, seen.gateways_here)
+        found["sites"] = sites_row(seen.sites, seen.gateways_here, known_s(folder))
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -191,7 +191,7 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
     for name, value in found.items():
         shown = ", ".join(f"{number} {what}" for what, number in value.items()) if isinstance(value, Mapping) else value
         typer.echo(f"{name:10} {'-' if shown in (None, '') else shown}")
-    for line in site_lines(seen.sites, seen.gateways_here):
+    for line in site_lines(seen.sites, seen.gateways_here, known_s(folder)):
         typer.echo(line)
     for one in owed:
         told = (

@@ -19,6 +19,7 @@ from coordinator.monitoring.run_progress import read_run_progress, run_progress_
 from coordinator.monitoring.sites import site_lines
 from coordinator.monitoring.state_files import (
     helper_lines,
+    known_s,
     read_counters,
     read_failing,
     read_helpers,
@@ -113,7 +114,7 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     yield from map(Text, () if run_progress is None else run_progress_lines(run_progress))
     yield from map(Text, (*_leads(folder), *_begun_again(folder)))
     seen = presence_of(folder)
-    yield from map(Text, site_lines(seen.sites, seen.gateways_here))
+    yield from map(Text, site_lines(seen.sites, seen.gateways_here, known_s(folder)))
     noised = nodes_line(ask_store(folder, nodes_report))
     for said in (privacy_line(read_privacy(folder)), noised, releases_line(seen.nodes)):
         if said:

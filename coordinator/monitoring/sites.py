@@ -84,23 +84,27 @@ def _known(said: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name in names}
 
 
-def sites_row(sites: Mapping[str, SiteSeen], here: Mapping[str, bool], now_s: float | None = None) -> dict[str, Any]:
+def sites_row(
+    sites: Mapping[str, SiteSeen], here: Mapping[str, bool], known_s: float | None, now_s: float | None = None
+) -> dict[str, Any]:
     """Every site as plain data, by its gateway.
 
     Args:
         sites: What gateways have said.
-        here: Whether each gateway is online.
+        here: Whether each gateway is online, or was when that was known.
+        known_s: How long ago the coordinator that knew it was heard, in seconds; None while one runs.
         now_s: Seconds since 1970; None is now.
     """
     now_s = time.time() if now_s is None else now_s
-    return {name: _row(seen, now_s, online=here.get(name, False)) for name, seen in sites.items()}
+    return {name: _row(seen, now_s, known_s, online=here.get(name, False)) for name, seen in sites.items()}
 
 
-def _row(seen: SiteSeen, now_s: float, *, online: bool) -> dict[str, Any]:
+def _row(seen: SiteSeen, now_s: float, known_s: float | None, *, online: bool) -> dict[str, Any]:
     said = SiteReport() if seen.report is None else seen.report
     age = max(0.0, now_s - seen.at_s)
     return {
         "online": online,
+        "known_s": known_s,
         "said_s": None if seen.report is None else age,
         "members_max": seen.members_max,
         "nodes": said.nodes,
@@ -113,7 +117,7 @@ def _row(seen: SiteSeen, now_s: float, *, online: bool) -> dict[str, Any]:
         "version": said.version,
         "round": said.round,
         "waits_for": said.waits,
-        "waits_s": said.waits_s + age,
+        "waits_s": said.waits_s + max(0.0, age - (known_s or 0.0)),
         "some": {
             one.node: {"reason": one.reason, "heard_s": None if one.heard_s is None else one.heard_s + age}
             for one in said.some
@@ -121,31 +125,41 @@ def _row(seen: SiteSeen, now_s: float, *, online: bool) -> dict[str, Any]:
     }
 
 
-def site_lines(sites: Mapping[str, SiteSeen], here: Mapping[str, bool], now_s: float | None = None) -> Iterator[str]:
-    """A sentence for each site, those first of which somebody should know; of the rest one for all."""
-    rows = sites_row(sites, here, now_s)
+def site_lines(
+    sites: Mapping[str, SiteSeen], here: Mapping[str, bool], known_s: float | None, now_s: float | None = None
+) -> Iterator[str]:
+    """A sentence for each site, those first of which somebody should know; of the rest one for all.
+
+    The arguments are those of `sites_row`.
+    """
+    rows = sites_row(sites, here, known_s, now_s)
     ordered = sorted(rows, key=lambda name: (rows[name]["online"] and not rows[name]["some"], name))
+    when = "" if known_s is None else f", as known {span(known_s)} ago"
     for name in islice(ordered, SITES_SHOWN):
-        yield f"site {name}: {'; '.join(_words(rows[name]))}"
+        yield f"site {name}{when}: {'; '.join(_words(rows[name]))}"
     rest = ordered[SITES_SHOWN:]
     if rest:
         nodes, online = added_up({name: sites[name] for name in rest})
-        yield f"and {counted(len(rest), 'more site')}: {online:,} of {counted(nodes, 'node')} online"
+        yield f"and {counted(len(rest), 'more site')}{when}: {online:,} of {counted(nodes, 'node')} online"
 
 
 def _words(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is not known any more is told as what was: of a gateway that is not there, or without a coordinator."""
     if row["said_s"] is None:
         yield "its gateway has said nothing of it" if row["online"] else "its gateway has not been here"
         return
+    current = row["known_s"] is None
     then = f"{row['nodes_online']:,} of {counted(row['nodes'], 'node')} online"
     if row["online"]:
         yield then
     else:
-        yield f"its gateway is not there, and was heard {span(row['said_s'])} ago with {then}"
+        there = "is" if current else "was"
+        yield f"its gateway {there} not there, and was heard {span(row['said_s'])} ago with {then}"
     if row["sites"]:
         yield f"gateways below it: {row['sites']}"
     if row["waits_for"]:
-        yield f"waits for {waited_words(row['waits_for'])}, since {span(row['waits_s'])}"
+        what = waited_words(row["waits_for"])
+        yield f"waits for {what}, since {span(row['waits_s'])}" if current and row["online"] else f"waited for {what}"
     if row["updates"]:
         sums = f", {counted(row['sums'], 'sum')} without a verdict" if row["sums"] else ""
         yield f"{counted(row['updates'], 'update')} in no version yet{sums}"

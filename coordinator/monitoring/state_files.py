@@ -32,6 +32,7 @@ __all__ = [
     "StoppingRule",
     "Waiting",
     "helper_lines",
+    "known_s",
     "read_behind",
     "read_claims",
     "read_counters",
@@ -85,6 +86,11 @@ class Waiting:
     since_s: float
     said_s: float
     pid: str | None
+
+    @property
+    def known_s(self) -> float | None:
+        """How old all is that a coordinator has said of its run, in seconds; None while one runs."""
+        return self.said_s if self.pid is None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +247,14 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
 
 
+def known_s(folder: Path) -> float | None:
+    """`Waiting.known_s` of a state folder; None where it does not say."""
+    try:
+        return read_waiting(folder).known_s
+    except StorageError:
+        return None
+
+
 def _ask_elsewhere(folder: Path, leader: Leader) -> str:
     """A standby decides nothing, so its folder has no answer."""
     who = f"{leader.holder} (machine:process, term {leader.term})"
@@ -346,7 +360,8 @@ def helper_lines(folder: Path) -> Iterator[str]:
     """What is wrong with helpers of masked sums, in words; nothing where all is well."""
     away = [name for name, online in read_helpers(folder).items() if not online]
     if away:
-        yield f"helpers that are not online: {', '.join(away)}"
+        are = "were" if lock_holder(folder) is None else "are"
+        yield f"helpers that {are} not online: {', '.join(away)}"
     for name, row in read_helper_trouble(folder).items():
         if row.get("refuses"):
             yield f"helper {name} refuses seeds or sums, and is left out where the others suffice: ask its people"

@@ -15,6 +15,7 @@ from coordinator.monitoring.privacy import privacy_row, read_privacy
 from coordinator.monitoring.run_progress import read_run_progress, run_progress_row
 from coordinator.monitoring.sites import sites_row
 from coordinator.monitoring.state_files import (
+    known_s,
     read_behind,
     read_claims,
     read_counters,
@@ -54,7 +55,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "versions": [version_figures(row) for row in versions],
         **run_progress_row(read_run_progress(folder)),
         "nodes": [participation_row(node) for node in nodes],
-        "sites": sites_row(seen.sites, seen.gateways_here),
+        "sites": sites_row(seen.sites, seen.gateways_here, known_s(folder)),
         "releases": {node: one.release for node, one in seen.nodes.items() if one.release},
         "nobody_trains": read_failing(folder).nobody_trains,
         "failing": dict(read_failing(folder).reasons),

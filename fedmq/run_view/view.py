@@ -17,6 +17,7 @@ from coordinator.monitoring.run_progress import GrowingProgress, run_progress_ro
 from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
     helper_lines,
+    known_s,
     read_counters,
     read_helpers,
     read_incidents,
@@ -127,8 +128,10 @@ class RunView:
         seen, last = self._marks(), self._last
         if seen == self._seen:
             waiting = self._waiting()
-            same = all(waiting[key] == last.summary["waiting"][key] for key in ("sentence", "sites"))
-            return last if same else replace(last, number=last.number + 1, summary={**last.summary, "waiting": waiting})
+            if all(waiting[key] == last.summary["waiting"][key] for key in ("sentence", "sites")):
+                return last
+            newer = {"waiting": waiting, "sites": self._sites()}
+            return replace(last, number=last.number + 1, summary={**last.summary, **newer})
         with ReadOnlyStore(self.folder) as store:
             start = (store.run, store.epoch())
             if self._life is None or self._life.start != start:
@@ -192,7 +195,7 @@ class RunView:
             "incidents": dict(sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:REPORTED_MAX]),
             "remedies": list(refusal_lines(incidents)),
             "notes": list(self._notes(store)),
-            "sites": sites_row(self._presence.sites, self._presence.gateways_here),
+            "sites": self._sites(),
             "certificates": dict(sorted(self._certificates().items(), key=lambda one: one[1])[:REPORTED_MAX]),
         }
 
@@ -215,21 +218,26 @@ class RunView:
         if restored is not None:
             yield f"begun again from a backup at version {restored.version}: what was made after that backup is lost"
 
+    def _sites(self) -> Mapping[str, Any]:
+        return sites_row(self._presence.sites, self._presence.gateways_here, known_s(self.folder))
+
     def _waiting(self) -> Mapping[str, Any]:
         """The words of ``coordinator why``, and since when."""
-        sites = list(site_lines(self._presence.sites, self._presence.gateways_here))
+        sites = list(site_lines(self._presence.sites, self._presence.gateways_here, known_s(self.folder)))
         try:
             waiting = read_waiting(self.folder)
         except StorageError as error:
             nothing = {"running": False, "over": False, "online": 0, "away": 0, "reason": "", "since_s": 0.0}
             return {"sentence": str(error), "sites": sites, **nothing}
+        # Who was online when a coordinator was heard last says nothing of now.
+        here = waiting.fields if waiting.pid is not None else {}
         return {
             "sites": sites,
             "sentence": explain(waiting),
             "running": waiting.pid is not None,
             "over": waiting.fields.get("reason") in ENDINGS,
-            "online": waiting.fields.get("online", 0),
-            "away": waiting.fields.get("away", 0),
+            "online": here.get("online", 0),
+            "away": here.get("away", 0),
             "reason": waiting.fields.get("reason", ""),
             "since_s": waiting.since_s,
         }

@@ -154,10 +154,13 @@ def test_a_site_is_told_of_in_words_and_in_json(former: Path) -> None:
     for command in ("status", "why"):
         assert said(command, "--state", str(former))["sites"]["a"]["nodes_online"] == 2
         words = CliRunner().invoke(make_app([command]), [command, "--state", str(former)]).stdout
-        assert "site a: its gateway is not there, and was heard" in " ".join(words.split())
+        assert "site a, as known 2 days ago: its gateway was not there, and was heard" in " ".join(words.split())
     seen = get(former, "/api/v1/status").json
     assert seen["sites"]["a"]["nodes"] == 3
     assert "not there: n (heard" in seen["waiting"]["sites"][0]
+    # Its coordinator is stopped, and had three nodes online.
+    assert seen["waiting"]["running"] is False
+    assert seen["waiting"]["online"] == 0
 
 
 def test_what_is_made_of_a_run(run: Path, former: Path, tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_the_helpers_are_told_and_one_that_is_away_first_of_all(
     assert "masked: the coordinator reads sums only; helpers acme, dyne" in told
     status.show_status(tmp_path, as_json=True)
     assert json.loads(capsys.readouterr().out)["helpers"] == {"acme": True, "dyne": False}
+    store.close()  # its coordinator has stopped
+    assert "helpers that were not online: dyne\n" in shown(tmp_path, capsys)
 
 
 def test_a_helper_that_others_doubt_is_named(

@@ -91,7 +91,7 @@ def test_a_claim_counts_for_no_more_nodes_than_its_gateway_may_have() -> None:
     """FED-281."""
     liar = SiteSeen(members_max=8, at_s=1.0, report=SiteReport(nodes=5000, online=2**32 - 1))
     assert added_up({SHOP: SiteSeen(members_max=64, at_s=1.0, report=REPORT), HALL: liar}) == (28, 26)
-    (line,) = site_lines({HALL: liar}, {HALL: True}, now_s=1.0)
+    (line,) = site_lines({HALL: liar}, {HALL: True}, None, now_s=1.0)
     assert "it claims more nodes than it may speak for, which is 8 (gateways.members_max)" in line
 
 
@@ -99,7 +99,7 @@ def test_words_say_what_the_site_waits_for_and_who_is_not_as_it_should_be() -> N
     sites = dict[str, SiteSeen](
         {SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT), HALL: SiteSeen(members_max=8)}
     )
-    assert list(site_lines(sites, {SHOP: True}, now_s=1010.0)) == [
+    assert list(site_lines(sites, {SHOP: True}, None, now_s=1010.0)) == [
         "site hall-2: its gateway has not been here",
         (
             "site press-shop: 18 of 20 nodes online; waits for updates of nodes that are training, since 40 s;"
@@ -108,22 +108,44 @@ def test_words_say_what_the_site_waits_for_and_who_is_not_as_it_should_be() -> N
             " not there: press-7 (heard 2 h ago), press-9 (never heard)"
         ),
     ]
-    (gone,) = site_lines({SHOP: sites[SHOP]}, {SHOP: False}, now_s=1300.0)
+    (gone,) = site_lines({SHOP: sites[SHOP]}, {SHOP: False}, None, now_s=1300.0)
     assert gone.startswith(
         "site press-shop: its gateway is not there, and was heard 5 min ago with 18 of 20 nodes online;"
+        " waited for updates of nodes that are training; 13 updates"
     )
-    (silent,) = site_lines({HALL: sites[HALL]}, {HALL: True})
+    (silent,) = site_lines({HALL: sites[HALL]}, {HALL: True}, None)
     assert silent == "site hall-2: its gateway has said nothing of it"
 
 
 def test_many_sites_are_told_in_one_sentence() -> None:
     quiet = SiteReport(nodes=10, online=9)
     sites = {f"s{index:03}": SiteSeen(members_max=10, at_s=1.0, report=quiet) for index in range(300)}
-    lines = list(site_lines(sites, dict.fromkeys(sites, True), now_s=1.0))
+    lines = list(site_lines(sites, dict.fromkeys(sites, True), None, now_s=1.0))
     assert len(lines) == SITES_SHOWN + 1
     assert lines[-1] == "and 290 more sites: 2,610 of 2,900 nodes online"
 
 
 def test_ages_grow_while_nothing_is_heard() -> None:
-    row = sites_row({SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT)}, {SHOP: False}, now_s=1600.0)[SHOP]
+    row = sites_row({SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT)}, {SHOP: False}, None, now_s=1600.0)[
+        SHOP
+    ]
     assert (row["said_s"], row["waits_s"], row["some"]["press-7"]["heard_s"]) == (600.0, 630.0, 7800.0)
+
+
+def test_what_a_coordinator_that_runs_no_more_knew_is_told_with_its_age() -> None:
+    """It read as if it were so now, and waits went on growing that nobody waited for."""
+    sites = dict[str, SiteSeen]({SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT)})
+    for here, words in (
+        (True, "18 of 20 nodes online"),
+        (False, "its gateway was not there, and was heard 10 min ago with 18 of 20 nodes online"),
+    ):
+        (line,) = site_lines(sites, {SHOP: here}, 300.0, now_s=1600.0)
+        then = (
+            f"site press-shop, as known 5 min ago: {words}; waited for updates of nodes that are training; 13 updates"
+        )
+        assert line.startswith(then)
+        row = sites_row(sites, {SHOP: here}, 300.0, now_s=1600.0)[SHOP]
+        assert (row["online"], row["known_s"], row["said_s"], row["waits_s"]) == (here, 300.0, 600.0, 330.0)
+    many = {f"s{index:03}": sites[SHOP] for index in range(SITES_SHOWN + 2)}
+    *_, rest = site_lines(many, dict.fromkeys(many, True), 300.0, now_s=1600.0)
+    assert rest == "and 2 more sites, as known 5 min ago: 36 of 40 nodes online"
