@@ -34,7 +34,7 @@ class AlertsSection(Section):
         broker: URL of a broker for ``topic``; a client of its own, never the coordinator's.
         topic: Each alert is published here as JSON.
         command: Program and arguments; it reads the alert as JSON on its standard input.
-        timeout_s: So long may the webhook and the command take, in seconds.
+        timeout_s: So long may the webhook, the command and the broker's acknowledgement take, in seconds.
     """
 
     stopped_s: Seconds = 120.0

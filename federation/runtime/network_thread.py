@@ -98,6 +98,11 @@ class NetworkThread(abc.ABC):
         return self._outbound.dropped
 
     @property
+    def unanswered(self) -> int:
+        """Messages that are queued, or that the broker has not acknowledged."""
+        return len(self._outbound)
+
+    @property
     def connected(self) -> bool:
         """Whether the broker has accepted the current connection."""
         return self._accepted_at is not None

@@ -54,7 +54,8 @@ class Seen:
         reason: Why not.
         remedy: What to do about it; empty where nothing is known.
         packet_bytes_max: The largest packet that it takes.
-        refused: How many of our publishes it refused.
+        unanswered: How many of our publishes it has not answered, or were never sent.
+        refused: How many it refused.
         refused_topics: Their topics, as far as they are known.
         messages: What was retained, by topic.
         failed: Whether the broker refuses us for good.
@@ -64,6 +65,7 @@ class Seen:
     reason: str = NO_ANSWER
     remedy: str = ""
     packet_bytes_max: int = 0
+    unanswered: int = 0
     refused: int = 0
     refused_topics: list[str] = field(default_factory=list)
     messages: dict[str, bytes] = field(default_factory=dict)
@@ -82,6 +84,7 @@ def visit_broker(
     filters: Sequence[str],
     probes: Sequence[tuple[str, bytes]],
     enough: Callable[[Seen], bool],
+    close_s: float = CLOSE_S,
 ) -> Seen:
     """Connect, look, publish, and leave.
 
@@ -91,6 +94,7 @@ def visit_broker(
         filters: What to read.
         probes: Topics and payloads that nobody acts on: an access rule that forbids one answers.
         enough: Whether what has been seen is all that can be there.
+        close_s: How long the answers to all publishes may take, in seconds.
     """
     (transport, inbox), seen = _opened(address, client_id, filters), Seen()
     _listen(inbox, seen, ANSWER_S, lambda: seen.answered)
@@ -98,7 +102,8 @@ def visit_broker(
         for topic, payload in probes:
             transport.publish(topic, payload)
         _listen(inbox, seen, RETAINED_S, lambda: enough(seen))
-    transport.close(timeout_s=CLOSE_S)
+    transport.close(timeout_s=close_s)
+    seen.unanswered = transport.unanswered + transport.dropped
     seen.refused, seen.refused_topics = transport.refused, transport.refused_topics
     return seen
 

@@ -117,11 +117,14 @@ class _Webhook:
 
 def _publish(limits: AlertsSection, address: Any, client_id: str, alert: Mapping[str, object]) -> None:
     probes = [(limits.topic, json.dumps(alert).encode())]
-    seen = visit_broker(address, client_id, filters=(), probes=probes, enough=lambda _: True)
+    patience_s = limits.timeout_s
+    seen = visit_broker(address, client_id, filters=(), probes=probes, enough=lambda _: True, close_s=patience_s)
     if not seen.accepted:
         raise NotDelivered(f"the broker of alerts.broker: {seen.reason}")
     if seen.refused:
         raise NotDelivered(f"the broker of alerts.broker does not let us publish on {limits.topic}")
+    if seen.unanswered:
+        raise NotDelivered(f"the broker of alerts.broker has not acknowledged it ({patience_s:g} s are its most)")
 
 
 def _run(limits: AlertsSection, alert: Mapping[str, object]) -> None:
