@@ -158,8 +158,10 @@ def _words(row: Mapping[str, Any]) -> Iterator[str]:
     if row["sites"]:
         yield f"gateways below it: {row['sites']}"
     if row["waits_for"]:
-        what = waited_words(row["waits_for"])
-        yield f"waits for {what}, since {span(row['waits_s'])}" if current and row["online"] else f"waited for {what}"
+        what, now = waited_words(row["waits_for"]), current and row["online"]
+        ended = what.removeprefix("nothing: ")
+        said = ended if ended != what else f"waits for {what}" if now else f"waited for {what}"
+        yield f"{said}, since {span(row['waits_s'])}" if now else said
     if row["updates"]:
         sums = f", {counted(row['sums'], 'sum')} without a verdict" if row["sums"] else ""
         yield f"{counted(row['updates'], 'update')} in no version yet{sums}"

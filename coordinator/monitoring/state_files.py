@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
+from coordinator.engine.round import WaitReason
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import NO_COORDINATOR, NO_RUN, STATUS
 from coordinator.storage.parts import Leader
@@ -243,6 +244,8 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         raise StorageError(f"{folder} does not say; {NO_RUN}") from error
     if obstacles := read_obstacles(folder):
         fields["trouble"] = dict(obstacles)
+    if fields.get("reason") == WaitReason.FINISHED and (rule := read_stopping(folder)) and not rule.versions:
+        fields["follows"] = True  # a site's versions come from above: none of its settings ends its run
     now = time.time() - moved_s(_clock(folder))
     return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
 

@@ -89,7 +89,8 @@ def explain(waiting: Waiting) -> str:
         more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
         more += _obstructed(waiting.fields)
         if reason in ENDINGS:
-            return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}{_goes_on(reason)}"
+            more += _goes_on(waiting.fields)
+            return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}"
         return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
     if reason in ENDINGS:
         return _ended(waiting, reason)
@@ -122,11 +123,15 @@ def _ended(waiting: Waiting, reason: str) -> str:
     """That a run is over whose coordinator has ended: as it should be, so that does not come first."""
     why = "" if reason == WaitReason.FINISHED else f" ({waited_words(reason).removeprefix('nothing: ')})"
     version = f", version {waiting.fields['version']}" if "version" in waiting.fields else ""
-    return f"the run is over{why}{version}; its coordinator was heard {span(waiting.said_s)} ago{_goes_on(reason)}"
+    heard = f"its coordinator was heard {span(waiting.said_s)} ago"
+    return f"the run is over{why}{version}; {heard}{_goes_on(waiting.fields)}"
 
 
-def _goes_on(reason: str) -> str:
+def _goes_on(fields: Mapping[str, Any]) -> str:
     """What a person changes who wants more of a run that is over; a budget that is spent is spent."""
+    reason = str(fields.get("reason"))
+    if fields.get("follows"):
+        return "; it goes on when the run above does"
     key = {WaitReason.FINISHED: "round.versions", WaitReason.STOPPED_EARLY: "stopping.patience"}.get(WaitReason(reason))
     return f"; to go on, raise {key} and start it again" if key else ""
 

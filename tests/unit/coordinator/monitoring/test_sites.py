@@ -132,6 +132,16 @@ def test_ages_grow_while_nothing_is_heard() -> None:
     assert (row["said_s"], row["waits_s"], row["some"]["press-7"]["heard_s"]) == (600.0, 630.0, 7800.0)
 
 
+def test_a_site_whose_run_is_over_waits_for_nothing() -> None:
+    """It read `waits for nothing: the run is over`."""
+    ended = SiteSeen(members_max=64, at_s=1000.0, report=SiteReport(waits="finished", waits_s=5.0, nodes=2, online=2))
+    (line,) = site_lines({SHOP: ended}, {SHOP: True}, None, now_s=1000.0)
+    said = "the run is over, late updates still get their receipts"
+    assert line == f"site press-shop: 2 of 2 nodes online; {said}, since 5 s"
+    (gone,) = site_lines({SHOP: ended}, {SHOP: False}, None, now_s=1000.0)
+    assert gone.endswith(f"with 2 of 2 nodes online; {said}")
+
+
 def test_what_a_coordinator_that_runs_no_more_knew_is_told_with_its_age() -> None:
     """It read as if it were so now, and waits went on growing that nobody waited for."""
     sites = dict[str, SiteSeen]({SHOP: SiteSeen(members_max=64, at_s=1000.0, report=REPORT)})

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import make_app
+from coordinator.engine.early_stopping import StoppingSettings
 from coordinator.engine.round import ENDINGS, CommitReason, WaitReason
-from coordinator.monitoring.state_files import Waiting, read_waiting
+from coordinator.monitoring.state_files import StoppingRule, Waiting, read_waiting
 from coordinator.monitoring.status import read_status
 from coordinator.monitoring.why import MADE, MEANINGS, behind_words, claim_words, explain, nobody_trains
 from coordinator.storage.sqlite_store import SqliteStore
@@ -70,6 +71,19 @@ def test_a_run_that_is_over_waits_for_no_update() -> None:
     assert text("finished", since_s=86_400.0 * 3).endswith(f"; since 3 days, 2 online, version 3{more}")
     assert text("stopped_early").endswith("; to go on, raise stopping.patience and start it again")
     assert "to go on" not in text("budget")
+
+
+def test_a_site_whose_run_is_over_is_sent_to_no_setting_of_its_own(tmp_path: Path) -> None:
+    """It said to raise `round.versions`: those of a site come from above."""
+    for versions, end in (
+        (0, "it goes on when the run above does"),
+        (9, "to go on, raise round.versions and start it again"),
+    ):
+        rule = StoppingRule(settings=StoppingSettings(), versions=versions)
+        status_file(tmp_path, lambda: snapshot("finished"), stopping=rule).write()
+        waiting = read_waiting(tmp_path)
+        assert explain(waiting).endswith(f"; {end}")
+        assert waiting.fields.get("follows", False) is (versions == 0)
 
 
 def test_a_run_that_is_over_needs_no_coordinator() -> None:
