@@ -1,6 +1,6 @@
 """Numbers with units, for people."""
 
-__all__ = ["counted", "human_bytes", "human_metric", "human_share", "human_traffic"]
+__all__ = ["beside_fp32", "counted", "human_bytes", "human_metric", "human_share", "human_traffic"]
 
 
 def counted(count: int, noun: str) -> str:
@@ -15,6 +15,14 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def beside_fp32(sent: float, plain: float) -> str:
+    """``1/40.1 of fp32``, or ``3.5 times fp32`` where more was sent; both are bytes above 0.
+
+    Of a tiny model the messages around it are more than it is.
+    """
+    return f"1/{plain / sent:.1f} of fp32" if sent <= plain else f"{sent / plain:.1f} times fp32"
 
 
 def human_traffic(count: float) -> str:

@@ -20,7 +20,7 @@ from coordinator.storage.store import Participation, VersionRow
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import write_file
-from federation.units import counted, human_bytes, human_metric, human_traffic
+from federation.units import beside_fp32, counted, human_bytes, human_metric, human_traffic
 
 __all__ = ["report_text", "write_run_report"]
 
@@ -148,7 +148,7 @@ def _story(versions: Sequence[VersionRow], nodes: Sequence[Participation], best:
 def _figures(versions: Sequence[VersionRow], nodes: Sequence[Participation], plain_bytes: int, parameters: int) -> str:
     counts = {status: sum(node.count(status) for node in nodes) for status in ReceiptStatus}
     up, down = (sum(getattr(row.figures, name) for row in versions) for name in ("bytes_up", "bytes_down"))
-    saved = f", 1/{plain_bytes / up:.3g} of fp32 ({human_bytes(plain_bytes)})" if up and plain_bytes else ""
+    saved = f", {beside_fp32(up, plain_bytes)} ({human_bytes(plain_bytes)})" if up and plain_bytes else ""
     rows = (
         ("parameters of the model", f"{parameters:,}"),
         ("updates used", f"{counts[ReceiptStatus.APPLIED]:,}"),

@@ -18,7 +18,7 @@ from coordinator.artifacts.plots.run import run_of_report
 from federation.out_files import check_file, make_out_folder
 from federation.runtime.log import configure_log
 from federation.task import task_label
-from federation.units import counted, human_bytes
+from federation.units import beside_fp32, counted, human_bytes
 from fedmq.demo.fork_server import ForkServer
 from fedmq.demo.plan import DemoOptions, DemoPlan, make_plan
 from fedmq.demo.processes import work_folder
@@ -189,9 +189,8 @@ def _traffic(report: Mapping[str, object], way: str) -> str:
     sent, plain = sum(_number(row, f"bytes_{way}") for row in rounds), _number(report, f"bytes_{way}_fp32")
     if not sent or not plain:
         return human_bytes(sent)
-    # Headers and announcements included. Of a tiny model the messages around it are more than it is.
-    factor = f"1/{plain / sent:.1f} of fp32" if sent <= plain else f"{sent / plain:.1f} times fp32"
-    return f"{human_bytes(sent)} with headers, {factor} ({human_bytes(plain)})"
+    # Headers and announcements included.
+    return f"{human_bytes(sent)} with headers, {beside_fp32(sent, plain)} ({human_bytes(plain)})"
 
 
 def _number(report: Mapping[str, object], key: str) -> float:

@@ -5,7 +5,11 @@ const charts = {};
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const whole = [1, 2, 5].flatMap((step) => [...Array(9).keys()].map((power) => step * 10 ** power)).sort((a, b) => a - b);
 const binary = [...Array(5).keys()].flatMap((power) => [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map((step) => step * 1024 ** power));
-const short = (value) => value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString();
+const short = (value) => {
+  if (value === null || value === undefined) return "–";
+  const near = Number(value.toPrecision(4));
+  return near && Math.abs(near) < 1e-4 ? near.toExponential() : near.toString();
+};
 const bytes = (count) => {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
@@ -14,6 +18,8 @@ const bytes = (count) => {
 };
 const measure = (name, value) =>
   value === null || value === undefined ? "–" : name.endsWith("accuracy") && Math.abs(value) <= 1 ? `${(100 * value).toFixed(2)} %` : short(value);
+
+const or_dash = (_, value) => value ?? "–";
 
 const KINDS = { lost: ["orange", "▼"], left: ["wait", "▽"], back: ["green", "▲"], restarted: ["blue", "↻"], best: ["green", "★"] };
 const NAMED = 12;
@@ -67,7 +73,7 @@ function draw(id, series, data, axes, hooks = {}, room = 0) {
     scales: { x: { time: false, ...(room ? { range: (_, least, most) => [least - room, most + room] } : {}) } },
     axes: [{ ...tone, space: 60, incrs: whole, label: "version", size: 30, gap: 3, labelSize: 16, labelGap: -2, labelFont: "12px system-ui", font: "12px system-ui" },
       ...axes.map((axis) => ({ ...tone, size: 62, font: "12px system-ui", ...axis }))],
-    series: [{ label: "version" }, ...series],
+    series: [{ label: "version", value: or_dash }, ...series.map((one) => ({ value: or_dash, ...one }))],
     cursor: { drag: { x: true, y: false } },
     hooks,
   }, data, place);
@@ -104,8 +110,11 @@ function drawBytes(rows, each) {
     up += one.bytes_up; down += one.bytes_down; updates += one.accepted + one.stale + one.refused;
     return [up, down, updates * each];
   });
+  const line = uPlot.paths.linear();
+  // Nothing was sent, or not counted, as models of a simulation: no line along the axis.
+  const some = (plot, at, ...rest) => plot.data[at].some(Boolean) ? line(plot, at, ...rest) : null;
   draw("bytes", [["up", "blue"], ["down", "green"], ["up as fp32", "orange"]].map(([label, tone], at) => ({
-    label, stroke: colour(tone), width: 2, dash: at === 2 ? [4, 4] : undefined, value: (_, value) => value === null ? "–" : bytes(value),
+    label, paths: some, points: { show: (plot, place) => rows.length < 40 && plot.data[place].some(Boolean) }, stroke: colour(tone), width: 2, dash: at === 2 ? [4, 4] : undefined, value: (_, value) => value === null ? "–" : bytes(value),
   })), [rows.map((one) => one.version), ...[0, 1, 2].map((at) => sums.map((one) => one[at]))],
   [{ values: (_, ticks) => ticks.map(bytes), size: 74, incrs: binary }]);
 }

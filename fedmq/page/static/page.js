@@ -78,11 +78,13 @@ function showFigures(summary) {
   text("updates", number.format(summary.updates));
   text("updates-name", by_status.stale || by_status.refused
     ? `${named(summary.updates, "update")}, ${number.format(by_status.stale)} stale, ${number.format(by_status.refused)} refused` : named(summary.updates, "update"));
-  text("saved", summary.bytes_up ? `${short(summary.bytes_fp32 / summary.bytes_up)} ×` : "–");
-  text("saved-name", summary.bytes_up ? `fewer bytes up than fp32: ${bytes(summary.bytes_up)}` : "fewer bytes up than fp32");
+  // Of a tiny model the messages around it are more than it is.
+  const saved = summary.bytes_fp32 / summary.bytes_up;
+  text("saved", summary.bytes_up && summary.bytes_fp32 ? `${short(saved < 1 ? 1 / saved : saved)} ×` : "–");
+  text("saved-name", `${saved < 1 ? "more" : "fewer"} bytes up than fp32${summary.bytes_up ? `: ${bytes(summary.bytes_up)}` : ""}`);
   const part = summary.participation;
   text("fairness", part.fairness === null ? "–" : part.fairness.toFixed(2));
-  text("staleness", part.staleness_mean.toFixed(2));
+  text("staleness", by_status.applied ? part.staleness_mean.toFixed(2) : "–");
   if (summary.best) {
     text("best", measure(summary.best.metric, summary.best.value));
     text("best-name", `best ${summary.best.metric}, version ${number.format(summary.best.version)}`);
@@ -148,9 +150,13 @@ function drawAll(summary) {
   text("curve-title", names.length ? names.map((name) => name.replaceAll("_", " ")).join(", ") : "Not evaluated");
   const marks = view.news.slice();
   if (summary.best) marks.push({ version: summary.best.version, what: "best", node: "" });
-  drawCurve(names, rows, marks);
-  drawBytes(rows, summary.updates ? summary.bytes_fp32 / summary.updates : 0);
-  drawMembers(rows);
+  by("charts").hidden = !rows.length;
+  by("no-charts").hidden = rows.length > 0;
+  if (rows.length) {
+    drawCurve(names, rows, marks);
+    drawBytes(rows, summary.updates ? summary.bytes_fp32 / summary.updates : 0);
+    drawMembers(rows);
+  }
   const signs = [...new Set(marks.map((one) => one.what))].map((what) => `${KINDS[what][1]} ${what === "best" ? "best version" : SAID[what]}`);
   by("marks").hidden = !signs.length;
   text("marks", signs.join("   "));

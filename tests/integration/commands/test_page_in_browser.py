@@ -28,6 +28,7 @@ pytestmark = [
 HTML = "<img src=x onerror=alert(1)>"
 RTL = "\u202egnp.exe \u05de\u05e9\u05d0\u05d1\u05d4"
 LONG = "pump-" + "9" * 59
+NONE = "\u2013"
 NAMES = ("pump-1", "pump-2", HTML, RTL, LONG)
 
 CONTRASTS = """
@@ -141,6 +142,21 @@ def test_it_says_what_there_is(tab: Browser, address: str) -> None:
     assert "bad_signature: not signed with the key that is enrolled here" in said(tab, "#remedies")
     assert "battery 50 %" in said(tab, "#nodes")
     assert "fedmq <b>9.8.7" in said(tab, "#nodes")
+    assert "fewer bytes up than fp32" in said(tab, "#saved-name")
+    # Nothing under the pointer is one sign, whichever chart; a list's entry stays in one column.
+    assert set(tab.value("[...document.querySelectorAll('.u-value')].map((one) => one.textContent)")) == {NONE}
+    assert tab.value(
+        "[...document.querySelectorAll('#incidents li')].every((one) => one.getClientRects().length === 1)"
+    )
+
+
+def test_numbers_are_as_short_as_the_terminals(tab: Browser, address: str) -> None:
+    """`0.000009643` filled two lines of its tile."""
+    tab.open(address)
+    numbers = [9.643e-6, -1e-9, 0.0001, 0.12345678, 0, 1234.567, 93]
+    found = tab.value(f"JSON.stringify({numbers}.map(short))")
+    assert json.loads(found) == ["9.643e-6", "-1e-9", "0.0001", "0.1235", "0", "1235", "93"]
+    assert tab.value("short(null)") == NONE
 
 
 def test_what_nodes_say_stays_text(tab: Browser, address: str) -> None:
@@ -200,12 +216,17 @@ def test_a_run_that_goes_on_is_followed(tab: Browser, state: Path) -> None:
     store = SqliteStore(folder)
     initialised(store)
     with served(folder) as address:
-        tab.open(address, "document.getElementById('version').textContent === '0'")
+        tab.open(address)
+        assert said(tab, "#version") == "0"
+        assert (tab.value("document.querySelectorAll('canvas').length"), said(tab, "#staleness")) == (0, NONE)
+        assert tab.value("document.getElementById('no-charts').checkVisibility()")
         one = arrived("pump-1", update(1.0), round_id=0)
         store.save_update(one.record, one.payload)
         committer(store).commit([one.member], "full", Figures(wall_s=2.0, bytes_up=100, bytes_down=40))
         tab.wait("document.getElementById('version').textContent === '1'")
         tab.wait("document.querySelectorAll('#nodes li').length === 1")
+        tab.wait("document.querySelectorAll('canvas').length === 3")
+        assert not tab.value("document.getElementById('no-charts').checkVisibility()")
     tab.wait("document.getElementById('state').textContent === 'no connection'")
     store.close()
 

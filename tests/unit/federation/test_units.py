@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.units import counted, human_bytes, human_metric, human_share, human_traffic
+from federation.units import beside_fp32, counted, human_bytes, human_metric, human_share, human_traffic
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
@@ -35,3 +35,10 @@ def test_a_small_share_is_not_nothing(share: float, said: str) -> None:
 
 def test_bytes_that_nobody_has_counted_are_no_number() -> None:
     assert (human_traffic(0), human_traffic(1), human_traffic(2048)) == ("-", "1 B", "2.0 KiB")
+
+
+def test_who_sent_more_than_fp32_is_told_so() -> None:
+    """The report said `1/0.282 of fp32`."""
+    assert beside_fp32(10, 401) == "1/40.1 of fp32"
+    assert beside_fp32(100, 100) == "1/1.0 of fp32"
+    assert beside_fp32(355, 100) == "3.5 times fp32"
