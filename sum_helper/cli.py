@@ -154,7 +154,7 @@ def status(*, config: ConfigOption, as_json: JsonOption = False) -> None:
         epsilon = (
             "no noise" if told["epsilon"] is None else f"epsilon {told['epsilon']:.3g} at delta {found['delta']:g}"
         )
-        typer.echo(f"  {node:20} in {told['sums']} sums, {epsilon}")
+        typer.echo(f"  {node:20} in {counted(told['sums'], 'sum')}, {epsilon}")
 
 
 def _newest(told: Mapping[str, object]) -> str:

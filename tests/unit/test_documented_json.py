@@ -4,24 +4,34 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from coordinator.artifacts.prediction import Prediction
 from coordinator.cli import make_app
 from coordinator.engine.events import NodeStateReceived, ProgressReceived
 from coordinator.monitoring.presence_file import PresenceFile
+from coordinator.monitoring.report import build_report
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from edge_node.cli import app as node_app
+from edge_node.model.versions import Versions
+from edge_node.storage.sqlite_store import SqliteNodeStore
+from federation.model_notes import ModelNotes
 from federation.protocol.messages import Activity, NodeState, Presence, Progress
 from federation.protocol.site_messages import SiteNode, SiteReport
 from federation.types import Incarnation, ModelVersion, NodeId, RoundId
+from fedmq.cli import make_app as front_door
 from tests.rigs.former_state import CONFIG, FORMER, folder_of_layout
 from tests.rigs.model_values import arrived, committer, initialised, update
+from tests.unit.edge_node.model.test_versions import write
 from tests.unit.fedmq.page.test_server import get
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
@@ -138,6 +148,12 @@ def said(*words: str, code: int = 0) -> Any:
     return json.loads(result.stdout)
 
 
+def called(app: typer.Typer, *words: str) -> str:
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 @pytest.mark.parametrize("command", ["status", "status --nodes", "why"])
 def test_what_is_said_of_a_run(command: str, run: Path, former: Path) -> None:
     with ReadOnlyStore(former) as store:
@@ -172,6 +188,52 @@ def test_what_is_made_of_a_run(run: Path, former: Path, tmp_path: Path) -> None:
     check("coordinator export --json", said("export", str(tmp_path / "m.safetensors"), "--state", str(run)))
     check("coordinator compare --json", said("compare", str(run), str(run)))
     check("coordinator audit --json", said("audit", "--config", str(CONFIG), "--state", str(former)))
+
+
+def test_what_a_run_has_told_and_promised(run: Path, former: Path, tmp_path: Path) -> None:
+    for folder in (run, former):
+        check("coordinator privacy --json", said("privacy", "--state", str(folder)))
+        check("coordinator plot --json", said("plot", str(folder), "-o", str(tmp_path)))
+        with closing(SqliteStore(folder)) as store:
+            report = build_report(store, strategy="fedavg", codec="lossless")
+            check("coordinator demo --json", json.loads(json.dumps(report)))
+    digits = ("--task", "digits", "--nodes", "3")
+    check("coordinator partition --json", said("partition", *digits))
+    more = ("--nodes", "4", "--rounds", "2")
+    for how in ((), ("--train", "--task", "digits")):
+        check("coordinator simulate --json", said("simulate", *more, *how))
+    check(
+        "fedmq new --json", json.loads(called(front_door(["new"]), "new", str(tmp_path / "project"), "--from", "torch"))
+    )
+    settings = tmp_path / "coordinator.toml"
+    settings.write_text(
+        f'[broker]\nurl = "mqtt://h"\n[federation]\nid = "f"\n[task]\nname = "digits"\n[store]\nfolder = "{former}"\n'
+        "[alerts]\nstopped_s = 0\nno_version_leases = 0\ndisk_free = 0.99\n"
+    )
+    alerts = called(make_app(["alerts"]), "alerts", "--config", str(settings), "--once")
+    check("coordinator alerts --json", json.loads(alerts.splitlines()[-1]))
+
+
+def test_what_a_prediction_is() -> None:
+    for classes in ((), ("ok", "worn")):
+        notes = ModelNotes(version=ModelVersion(3), task="press", classes=classes)
+        found = Prediction(notes=notes, classes=classes, scores=np.array([0.25, 0.75]), inputs=np.zeros((1, 2)))
+        check("coordinator predict --json", json.loads(json.dumps(found.to_dict())))
+
+
+def test_what_a_device_says(tmp_path: Path) -> None:
+    folder_of_layout("node-1", tmp_path / "node")
+    with closing(SqliteNodeStore(tmp_path / "node")):  # a start of this release
+        pass
+    check("edge-node status --json", json.loads(called(node_app, "status", "--state", str(tmp_path / "node"))))
+    versions, folder = Versions(tmp_path / "model"), ("--folder", str(tmp_path / "model"))
+    for version in (4, 5):
+        write(versions, version)
+    check("edge-node model list --json", json.loads(called(node_app, "model", "list", *folder)))
+    for command in ("show", "rollback", "show"):
+        check("kept model", json.loads(called(node_app, "model", command, *folder)))
+    check("edge-node model list --json", json.loads(called(node_app, "model", "list", *folder)))
+    check("edge-node model resume --json", json.loads(called(node_app, "model", "resume", *folder)))
 
 
 def test_what_statistics_find(tmp_path: Path) -> None:

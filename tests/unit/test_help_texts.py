@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
+ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     "coordinator": "coordinator.cli",
     "edge-node": "edge_node.cli",
@@ -64,3 +66,22 @@ def test_no_word_of_the_help_is_cut_at_80_columns(program: str) -> None:
             told = CliRunner().invoke(make([name]), [*typed.split(), "--help"], env={"COLUMNS": "80"})
             cut += [line for line in told.output.splitlines() if "…" in line or len(line) > 80]
     assert cut == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_every_command_prints_as_json_is_written_down(program: str) -> None:
+    """The page said so of all, and lacked a dozen."""
+    make, lacking = made(PROGRAMS[program]), []
+    page = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
+    top = getattr(get_command(make([])), "commands", {})
+    for name in top.keys() - (ROLES if program == "fedmq" else set()):
+        whole: Any = get_command(make([name]))
+        for typed, command in leaves(whole.commands[name], [program, name]):
+            prints = any("--json" in parameter.opts for parameter in command.params)
+            named = (
+                typed.replace("fedmq", "coordinator", 1),
+                typed,
+            )  # those of the coordinator are in the front door, too
+            if prints and not any(f"`{one} --json`" in page for one in named):
+                lacking.append(typed)
+    assert lacking == []

@@ -20,6 +20,7 @@ from sum_helper.cli import app, main
 from sum_helper.config import HelperConfig, read_config
 from sum_helper.records import Budget, HelperRules
 from tests.rigs.helper_rig import COORDINATOR, HelperRig, fleet, request, terms
+from tests.unit.test_documented_json import check
 
 SETTINGS = """[federation]
 id = "plant"
@@ -110,13 +111,14 @@ def test_status_tells_what_was_revealed_of_whom(folder: Path) -> None:
     assert isinstance(rig.ask(request(updates[:5], under)), SumOffer)
     code, said = invoke("status", "--config", str(folder), "--json")  # also while it runs
     found = json.loads(said)
+    check("fedmq helper status --json", found)
     assert (code, found["held"], found["used"], found["sums"], found["admitted"]) == (0, 1, 5, 1, 6)
     assert found["newest"]["members"] == 5
     assert found["nodes"]["press_00"] == {"sums": 1, "epsilon": None}
     assert "press_05" not in found["nodes"]
     code, said = invoke("status", "--config", str(folder))
     assert "press_00" in said
-    assert "in 1 sums, no noise" in said
+    assert "in 1 sum, no noise" in said
     assert re.search(r"^newest +version \d+ of run \w+, 5 nodes, \d{4}-", said, re.MULTILINE), "it was a dictionary"
     rig.close()
 
