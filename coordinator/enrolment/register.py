@@ -101,6 +101,12 @@ def load_register(path: Path) -> Register:
         ConfigError: There is none, or it is damaged.
     """
     try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _no_authority(path) from error
+    except OSError:
+        pass  # whoever reads it says why
+    try:
         return Register.model_validate_json(read_text(path, bytes_max=REGISTER_BYTES_MAX))
     except ValidationError as error:
         raise ConfigError(path.name, f"is damaged: {error.errors()[0]['msg']}", source=str(path)) from error
@@ -115,6 +121,11 @@ def save_register(path: Path, register: Register) -> None:
     write_text(path, register.model_dump_json(indent=1) + "\n", mode=PUBLIC)
 
 
+def _no_authority(path: Path) -> ConfigError:
+    problem = f"{path.parent.parent} has no authority: make it with coordinator init"
+    return ConfigError("DIR", problem, source="command line")
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the register: two commands at once would forget one of two certificates.
@@ -125,10 +136,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            "DIR", f"{path.parent.parent} has no authority: make it with coordinator init", source="command line"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _no_authority(path) from error
     except OSError as error:
         raise StorageError(f"{path.parent} cannot be used: {error.strerror}") from error
     try:

@@ -235,7 +235,7 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         fields, at = dict(content["fields"]), float(content["at"])
         since = float(content.get("since", at))
     except (ValueError, KeyError, TypeError) as error:
-        if folder.exists() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
             raise StorageError(f"{folder} cannot be read{access_remedy(folder)}") from error
         if leader is not None:
             raise StorageError(_ask_elsewhere(folder, leader)) from error

@@ -150,7 +150,7 @@ def url_of(folder: Path) -> str | None:
     try:
         with (folder / NOTE).open("rb") as file:
             return str(read_json(file.read(_NOTE_BYTES_MAX))["url"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise StorageError(f"{folder / NOTE} cannot be read: {error}{remedy_for(error, folder)}") from error

@@ -188,3 +188,12 @@ def test_what_comes_next_names_a_task_of_ones_own(plant: Path, tmp_path: Path) -
     assert "--data DIR" in said
     more = command("enroll", str(tmp_path / "own"), "e2")
     assert "edge-node join e2.fedmq --task press.py:build --run" in more
+
+
+@pytest.mark.parametrize("words", [("enroll", "a"), ("revoke", "a"), ("renew", "a"), ("renew",)])
+def test_a_folder_without_an_authority_is_told_alike(words: tuple[str, ...], tmp_path: Path) -> None:
+    """`renew` named a file of ours that could not be read."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"has no authority: make it with coordinator init"):
+            command(words[0], str(place), *words[1:])

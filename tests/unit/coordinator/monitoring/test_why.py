@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from coordinator.cli import make_app
 from coordinator.engine.early_stopping import StoppingSettings
@@ -12,6 +13,7 @@ from coordinator.monitoring.state_files import StoppingRule, Waiting, read_waiti
 from coordinator.monitoring.status import read_status
 from coordinator.monitoring.why import MADE, MEANINGS, behind_words, claim_words, explain, nobody_trains
 from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import StorageError
 from tests.rigs.status_values import snapshot, status_file
 
 
@@ -207,3 +209,13 @@ def test_the_command_prints_the_sentence(tmp_path: Path, capsys: pytest.CaptureF
     assert MEANINGS[WaitReason.ASSIGNMENTS] in capsys.readouterr().out
     make_app(["why"])(["why", "--state", str(tmp_path), "--json"], standalone_mode=False)
     assert '"reason": "assignments"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["why", "status", "privacy"])
+def test_a_file_in_a_folders_place_is_told_as_a_folder_without_a_run(command: str, tmp_path: Path) -> None:
+    """It named a file of ours below it, or asked to make the file writable."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "nowhere"):
+        found = CliRunner().invoke(make_app([command]), [command, "--state", str(place)])
+        assert isinstance(found.exception, StorageError)
+        assert "has a coordinator run with this store? --state names its folder" in str(found.exception)
