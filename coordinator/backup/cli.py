@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.backup.making import BackupMade, make_backup
+from coordinator.backup.making import BackupMade, make_backup, refuse_site
 from coordinator.backup.restoring import Restoration
 from coordinator.backup.restoring import restore as restore_run
 from coordinator.config.sections import read_config, state_folder
@@ -50,7 +50,9 @@ def backup(
       coordinator backup /mnt/backup/$(date +%F).fedmq.tar --state /var/lib/fedmq/coordinator --json
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     settings = None if config is None or state is not None else read_config(config, {})
-    made = make_backup(state_folder(settings, state), file, force=force, progress=lambda total: _Told("backup", total))
+    folder = state_folder(settings, state)
+    refuse_site(folder, "back up the run there; a gateway that has lost its folder starts with an empty one")
+    made = make_backup(folder, file, force=force, progress=lambda total: _Told("backup", total))
     for name in made.damaged:
         typer.echo(f"coordinator: {name} is missing or damaged in the store: it costs its update", err=True)
     if as_json:
@@ -98,6 +100,7 @@ def restore(  # noqa: PLR0913 - one parameter per option of the command line
         # Without it no node would believe what is begun here.
         read_trust(settings.security.signing_key, None, NodeKeys)
     folder = state_folder(settings, state)
+    refuse_site(source, "restore the run there; a gateway that has lost its folder starts with an empty one")
     made = restore_run(source, folder, new_run=new_run, above=above, released=released, progress=_Told)
     for name in made.missing:
         typer.echo(f"coordinator: {name} is not in the backup: it costs its update", err=True)
@@ -129,6 +132,7 @@ def move_store(
     if store.url is None:
         raise ConfigError("store.url", "name the database that the run is moved to: postgresql://USER@HOST/DATABASE")
     require_library()
+    refuse_site(store.folder, "move the run's store there")
     from coordinator.storage.postgresql.moving import move_store as move_run  # noqa: PLC0415 - of an extra
 
     moved = move_run(store.folder, store.url, store.lease_s)

@@ -22,7 +22,7 @@ from federation.storage.folder import TEMPORARY, replacing
 from federation.storage.remedies import remedy_for
 from federation.types import Digest, ModelVersion
 
-__all__ = ["BackupMade", "RunFacts", "make_backup"]
+__all__ = ["BackupMade", "RunFacts", "make_backup", "refuse_site"]
 
 ATTEMPTS = 20
 """A file that is gone before it is opened belonged to a moment that has passed: the next one is taken."""
@@ -83,6 +83,23 @@ class _Moment:
     head: str
     named: Mapping[str, Digest]
     files: Mapping[str, IO[bytes]]
+
+
+def refuse_site(state: Path, what: str) -> None:
+    """Say of the state folder of a gateway's site that it is none of a coordinator's.
+
+    Args:
+        state: A state folder.
+        what: What is to be done instead.
+
+    Raises:
+        StorageError: It is a site's.
+    """
+    gateway = ""
+    with suppress(StorageError), ReadOnlyStore(state) as store:
+        gateway = store.gateway
+    if gateway:
+        raise StorageError(f"{state} is of the site of gateway {gateway}, whose versions come from above: {what}")
 
 
 def make_backup(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from coordinator.backup.making import refuse_site
 from coordinator.config.sections import StoreSection, read_config
 from coordinator.config.settings import committer_settings
 from federation.units import counted
@@ -47,6 +48,7 @@ def audit_command(
     """  # noqa: D301 - \b keeps the line breaks in the help
     settings = None if config is None else read_config(config, {})
     folder = state or (StoreSection() if settings is None else settings.store).folder
+    refuse_site(folder, "coordinator audit looks at the run there")
     report = audit(
         folder,
         nodes=node or [],

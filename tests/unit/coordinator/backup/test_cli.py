@@ -5,13 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from coordinator.backup import cli
-from coordinator.cli import main
+from coordinator.cli import main, make_app
 from coordinator.storage.files import BLOBS
 from coordinator.storage.restoring import EPOCHS, ROUNDS
 from coordinator.storage.sqlite_store import SqliteStore
+from federation.errors import StorageError
 from federation.testing import FakeClock
+from tests.rigs.gateway_rig import GATEWAY, Rig
 from tests.rigs.model_values import arrived, initialised, update
 
 
@@ -158,3 +161,18 @@ def test_long_work_shows_its_progress(
     hears(1 << 20)
     said = "verified: 2.0 MiB of 4.0 MiB"
     assert capsys.readouterr().err == (f"\r{said}" if terminal else f"{said}\n")
+
+
+@pytest.mark.parametrize("words", [("backup", "FILE"), ("restore", "SITE", "--state", "NEW"), ("audit",)])
+def test_the_folder_of_a_gateways_site_is_told_as_one(words: tuple[str, ...], tmp_path: Path) -> None:
+    """An audit found versions that counted no updates, and a backup was begun again as a run of its own."""
+    rig = Rig(tmp_path)
+    rig.die()
+    site = tmp_path / "site"
+    places = {"FILE": str(tmp_path / "b.tar"), "SITE": str(site), "NEW": str(tmp_path / "new")}
+    typed = [places.get(word, word) for word in words] + ([] if words[0] == "restore" else ["--state", str(site)])
+    found = CliRunner().invoke(make_app(typed), typed)
+    assert isinstance(found.exception, StorageError)
+    assert f"is of the site of gateway {GATEWAY}, whose versions come from above: " in str(found.exception)
+    assert not (tmp_path / "b.tar").exists()
+    assert not (tmp_path / "new").exists()
