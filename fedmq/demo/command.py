@@ -155,7 +155,7 @@ def site_rows(found: object) -> Mapping[str, str]:
         "digest without gateways": f"{found['flat_digest']} (same bits: {same} of {counted(versions, 'version')})",
         "updates, once each": problems or f"all, {members} in a version, through {gateways}",
         "up to the coordinator": f"{human_bytes(exact)}, {_beside(exact, flat)} {human_bytes(flat)} without",
-        "coded again as edge": f"{human_bytes(again)}, {_beside(again, flat)} that",
+        "coded again as edge": f"{human_bytes(again)}, {_beside(again, flat)} same",
         "gateways killed and back": f"{found['kills']} and {found['back']}",
     }
 

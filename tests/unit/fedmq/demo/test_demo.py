@@ -664,6 +664,7 @@ def test_a_sum_that_is_larger_than_its_updates_says_how_much(flat: int, exact: i
     found |= {"versions_same": 1, "versions": 1, "members": [5], "gateways": 2, "kills": 1, "back": 1}
     rows = site_rows({**found, "digest": "a", "flat_digest": "a"})
     assert rows["up to the coordinator"] == f"{told} without"
+    assert rows["coded again as edge"] == f"1.0 KiB, 1/{flat // 1024}.0 of the same"  # it said "of the that"
 
 
 def test_without_an_accuracy_the_loss_is_told() -> None:
