@@ -269,7 +269,10 @@ def _check_left(executor: SiteExecutor, store: SiteStore, federation: str) -> No
     match executor.stop_reason:
         case Leave.FENCED:
             problem = f"a newer gateway leads this site in run {store.run}: this folder (epoch {store.epoch}) is a copy"
-            remedy = "of its state; stop one of the two, and start the one with the newer state again"
+            remedy = (
+                "of its state, or a new one; stop one of the two, and start the one with the newer state again. If that"
+            )
+            remedy += " state is lost, wait until the broker has noticed (two minutes), and start this one again"
             raise ConfigError("store.folder", f"{problem} {remedy}", source=str(store.folder))
         case Leave.OTHER_RUN | Leave.REPLACED:
             problem = (

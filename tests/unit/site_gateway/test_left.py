@@ -32,6 +32,12 @@ def test_whoever_leads_instead_is_named(reason: str, words: str) -> None:
     assert words in str(told.value)
 
 
+def test_a_gateway_that_has_lost_its_folder_is_told_to_wait() -> None:
+    """It was told to start the newer state again, which there was not any more."""
+    with pytest.raises(ConfigError, match=r"state is lost, wait until the broker has noticed \(two minutes\)"):
+        left(Leave.FENCED)
+
+
 @pytest.mark.parametrize("reason", ["requested", "finished", LIFTED, ""])
 def test_an_end_in_order_is_none(reason: str) -> None:
     left(reason)
