@@ -30,6 +30,7 @@ from federation.runtime.obstacles import read_obstacles
 from federation.runtime.visit import Seen
 from federation.storage.folder import lock_holder
 from federation.storage.remedies import access_remedy, remedy_for
+from federation.units import counted
 from update_codec.kernel import status
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "is_outdated",
     "is_patched",
     "judge_refusal",
+    "judge_silence",
     "package_version",
     "passed",
     "passing_by",
@@ -304,6 +306,12 @@ def judge_refusal(seen: Seen, *, with_certificate: bool) -> Finding:
     else:
         remedy = "see broker.username and broker.password_file, whether this port wants TLS, and the broker's own log"
     return failed("broker session", seen.reason, seen.remedy or remedy)
+
+
+def judge_silence(seen: Seen) -> Finding:
+    """The broker has not answered what a visit published: whether it may be is not known."""
+    said = f"the broker has not answered to {counted(seen.unanswered, 'trial message')}"
+    return warned("access rules", said, "try again; if it stays so, see the broker's load, its limits and its log")
 
 
 def passing_by(folder: Path, said: str, remedy: str) -> Finding:

@@ -29,6 +29,7 @@ from federation.doctor import (
     is_outdated,
     is_patched,
     judge_refusal,
+    judge_silence,
     package_version,
     passed,
     warned,
@@ -195,6 +196,8 @@ def judge_visit(seen: Seen, topics: Topics, *, with_certificate: bool = False) -
         yield failed(
             "access rules", said, "let the coordinator's user write these in the broker's ACL: mosquitto/acl.example"
         )
+    elif seen.unanswered:
+        yield judge_silence(seen)
     else:
         yield passed("access rules", "it may publish its state, rounds, models and commands")
     yield _judge_nodes(seen.messages, topics)

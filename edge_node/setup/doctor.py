@@ -25,6 +25,7 @@ from federation.doctor import (
     check_versions,
     failed,
     judge_refusal,
+    judge_silence,
     passed,
     passing_by,
     warned,
@@ -142,6 +143,8 @@ def judge_visit(visit: Visit, config: NodeConfig) -> Iterator[Finding]:
             f"the broker's ACL must let it write {topics} (mosquitto/acl.example); where a rule has %u, its user name"
         )
         yield failed("access rules", "this node may not publish to its own topics", f"{remedy} must be its id")
+    elif visit.unanswered:
+        yield judge_silence(visit)
     else:
         yield passed("access rules", "this node may publish to its own topics")
     if visit.forged is not None:

@@ -15,14 +15,18 @@ from coordinator.cli import make_app
 from coordinator.global_model.committer import first_commit
 from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.global_model.initial import InitialRequest, initial_model
+from coordinator.monitoring.doctor import judge_visit
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.doctor import Verdict, check_tls
 from federation.identity.certificates import Purpose, new_authority, new_identity
 from federation.protocol.messages import Presence
+from federation.protocol.topics import Topics
 from federation.runtime.address import BrokerAddress, TlsFiles
 from federation.runtime.local_broker import LocalBroker
 from federation.runtime.log import configure_log
+from federation.runtime.visit import Seen
 from federation.storage.folder import FolderLock
+from federation.types import FederationId
 from tests.rigs.scripted_nodes import ScriptedNodes
 
 pytestmark = pytest.mark.broker
@@ -164,3 +168,9 @@ def test_a_port_that_speaks_no_tls_fails(broker: LocalBroker) -> None:
     finding = check_tls(BrokerAddress(host=broker.host, port=broker.port, tls=TlsFiles()), 0.0)
     assert finding is not None
     assert finding.verdict is Verdict.FAIL
+
+
+def test_a_broker_that_answers_no_publish_has_allowed_none() -> None:
+    seen = Seen(accepted=True, packet_bytes_max=262_144, unanswered=2)
+    found = {one.check: one for one in judge_visit(seen, Topics(FederationId("plant")))}["access rules"]
+    assert (found.verdict, found.detail) == (Verdict.WARN, "the broker has not answered to 2 trial messages")

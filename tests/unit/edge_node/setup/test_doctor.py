@@ -157,6 +157,13 @@ def test_coordinator_is_absent_incompatible_or_there(
     assert verdicts(list(judge_visit(visit, config))) == expected
 
 
+def test_a_broker_that_answers_no_publish_has_allowed_none(config: NodeConfig) -> None:
+    """It passed: only what was refused was looked at."""
+    visit = Visit(accepted=True, packet_bytes_max=262_144, unanswered=1, coordinator=coordinator())
+    found = {one.check: one for one in judge_visit(visit, config)}["access rules"]
+    assert (found.verdict, found.detail) == (WARN, "the broker has not answered to 1 trial message")
+
+
 def test_refused_publish_and_another_task_fail(config: NodeConfig) -> None:
     visit = Visit(accepted=True, refused=1, coordinator=coordinator(), announcement=announcement())
     found = dict(verdicts(list(judge_visit(visit, config))))
