@@ -1,11 +1,21 @@
 """Numbers with units, for people."""
 
-__all__ = ["beside_fp32", "counted", "human_bytes", "human_metric", "human_share", "human_traffic"]
+from collections.abc import Mapping
+
+__all__ = ["beside_fp32", "counted", "human_bytes", "human_metric", "human_share", "human_traffic", "tally"]
 
 
 def counted(count: int, noun: str) -> str:
     """``1 node``, ``2 nodes``, ``1,024 nodes``: of a noun whose plural has an s."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def tally(counts: Mapping[str, int]) -> str:
+    """``finished 1, restarts 2``; what ends with a number itself has its count in front: ``2 x from 0 to 1``."""
+    return ", ".join(
+        f"{count:,} x {what}" if what[-1:].isdigit() else f"{what.replace('_', ' ')} {count:,}"
+        for what, count in counts.items()
+    )
 
 
 def human_bytes(count: float) -> str:

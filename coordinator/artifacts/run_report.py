@@ -20,7 +20,7 @@ from coordinator.storage.store import Participation, VersionRow
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.storage.folder import write_file
-from federation.units import beside_fp32, counted, human_bytes, human_metric, human_traffic
+from federation.units import beside_fp32, counted, human_bytes, human_metric, human_traffic, tally
 
 __all__ = ["report_text", "write_run_report"]
 
@@ -221,7 +221,7 @@ def _nodes(nodes: Sequence[Participation]) -> str:
 def _trouble(row: Mapping[str, Any]) -> str:
     counts = [*row["reasons"].items(), *row["absences"].items()]
     counts += [("restarts", row["restarts"])] if row["restarts"] else []
-    return ", ".join(f"{what.replace('_', ' ')} {count:,}" for what, count in counts)
+    return tally(dict(counts))
 
 
 def _protection(folder: Path) -> Iterator[str]:

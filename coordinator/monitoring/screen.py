@@ -33,7 +33,7 @@ from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.store import Participation, VersionRow
 from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
-from federation.units import human_bytes, human_metric, human_traffic
+from federation.units import human_bytes, human_metric, human_traffic, tally
 
 __all__ = ["curve_table", "fitted_screen", "full_screen", "make_console", "node_cells", "node_table", "sealed_lines"]
 
@@ -238,7 +238,7 @@ def _happened(node: Participation) -> str:
     counts.update(attended.absences)
     if attended.restarts:
         counts["restarts"] += attended.restarts
-    said = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    said = tally(dict(sorted(counts.items())))
     summary = ""
     if not any(node.statuses.values()):
         times = "once" if attended.asked == 1 else f"{attended.asked} times"

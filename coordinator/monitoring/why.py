@@ -1,5 +1,6 @@
 """``coordinator why``: what the coordinator waits for, for whom and since when, in a person's words."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -24,6 +25,8 @@ NODES_NAMED = 3
 """Nodes named with one reason."""
 
 REASONS_NAMED = 5
+
+_OWN_NUMBER = re.compile(r" on node \d+(?=: )")
 
 MEANINGS: Mapping[WaitReason, str] = {
     WaitReason.ASSIGNMENTS: "updates of nodes that are training",
@@ -97,6 +100,9 @@ def explain(waiting: Waiting) -> str:
     last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
     if reason == WaitReason.BEHIND:
         return f"{last}{seen}"
+    if waiting.fields.get("nobody_trains"):
+        heard = f"no coordinator is running; it was heard {span(waiting.said_s)} ago"
+        return f"{heard}{_failing(waiting.fields)}; mend that, and start it again: it goes on where it was"
     return f"{last}; start it again: it goes on where it was{_failing(waiting.fields)}"
 
 
@@ -151,7 +157,8 @@ def failures(failing: Mapping[str, str], failed: int = 0) -> str:
     """Whose work comes to nothing, and why: each reason once, with the nodes that have given it."""
     by_reason: dict[str, list[str]] = {}
     for node, reason in failing.items():
-        by_reason.setdefault(reason, []).append(node)
+        # Of an experiment's nodes each says its own number, too: the name before it says which.
+        by_reason.setdefault(_OWN_NUMBER.sub("", reason, count=1), []).append(node)
     shown = dict(islice(by_reason.items(), REASONS_NAMED))
     said = [f"{_some(nodes)}: {reason}" for reason, nodes in shown.items()]
     more = max(failed, len(failing)) - sum(map(len, shown.values()))

@@ -19,6 +19,11 @@ const bytes = (count) => {
 const measure = (name, value) =>
   value === null || value === undefined ? "–" : name.endsWith("accuracy") && Math.abs(value) <= 1 ? `${(100 * value).toFixed(2)} %` : short(value);
 
+// Ticks close together must not read alike: all their digits, but those of binary fractions.
+const exact = (tick) => {
+  const near = Number(tick.toPrecision(10));
+  return near && Math.abs(near) < 1e-4 ? near.toExponential() : near.toString();
+};
 const or_dash = (_, value) => value ?? "–";
 
 const KINDS = { lost: ["orange", "▼"], left: ["wait", "▽"], back: ["green", "▲"], restarted: ["blue", "↻"], best: ["green", "★"] };
@@ -86,10 +91,11 @@ function undraw() {
 
 // Shares of right answers at the left, other numbers at the right, or at the left where they are alone.
 function curveAxes(names) {
-  const share = { scale: "%", values: (_, ticks) => ticks.map((tick) => `${Math.round(1000 * tick) / 10} %`) };
+  const share = { scale: "%", values: (_, ticks) => ticks.map((tick) => `${exact(100 * tick)} %`) };
+  const other = { scale: "y", values: (_, ticks) => ticks.map(exact) };
   const shares = names.filter((name) => name.endsWith("accuracy")).length;
   if (shares === names.length) return [share];
-  return shares ? [share, { scale: "y", side: 1, grid: { show: false } }] : [{ scale: "y" }];
+  return shares ? [share, { ...other, side: 1, grid: { show: false } }] : [other];
 }
 
 function drawCurve(names, rows, marks) {

@@ -31,7 +31,9 @@ function items(id, texts) {
   }));
 }
 
-const counted = (counts) => Object.entries(counts).map(([what, count]) => `${what.replaceAll("_", " ")} ${number.format(count)}`).join(", ");
+// A device's own words may end with a number: their count stands in front.
+const counted = (counts) => Object.entries(counts).map(([what, count]) =>
+  /\d$/.test(what) ? `${number.format(count)} x ${what}` : `${what.replaceAll("_", " ")} ${number.format(count)}`).join(", ");
 
 const named = (count, noun) => count === 1 ? noun : `${noun}s`;
 const several = (count, noun) => `${number.format(count)} ${named(count, noun)}`;

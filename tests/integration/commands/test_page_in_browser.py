@@ -157,6 +157,9 @@ def test_numbers_are_as_short_as_the_terminals(tab: Browser, address: str) -> No
     found = tab.value(f"JSON.stringify({numbers}.map(short))")
     assert json.loads(found) == ["9.643e-6", "-1e-9", "0.0001", "0.1235", "0", "1235", "93"]
     assert tab.value("short(null)") == NONE
+    ticks = tab.value("JSON.stringify([0.6705, 0.671, 0.6715, 2e-5, 0].map(exact))")
+    assert json.loads(ticks) == ["0.6705", "0.671", "0.6715", "2e-5", "0"]
+    assert tab.value("counted({too_late: 1, 'from 0 to 1': 2})") == "too late 1, 2 x from 0 to 1"
 
 
 def test_what_nodes_say_stays_text(tab: Browser, address: str) -> None:

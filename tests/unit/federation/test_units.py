@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.units import beside_fp32, counted, human_bytes, human_metric, human_share, human_traffic
+from federation.units import beside_fp32, counted, human_bytes, human_metric, human_share, human_traffic, tally
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5120.0 GiB")])
@@ -42,3 +42,9 @@ def test_who_sent_more_than_fp32_is_told_so() -> None:
     assert beside_fp32(10, 401) == "1/40.1 of fp32"
     assert beside_fp32(100, 100) == "1/1.0 of fp32"
     assert beside_fp32(355, 100) == "3.5 times fp32"
+
+
+def test_a_count_stands_in_front_of_what_ends_with_a_number() -> None:
+    """A device's own words may end with a number: `… from 0 to 1 1`."""
+    counts = {"too_late": 1200, "battery low": 2, "no memory at 0 to 1": 3}
+    assert tally(counts) == "too late 1,200, battery low 2, 3 x no memory at 0 to 1"

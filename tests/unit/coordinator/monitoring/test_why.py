@@ -162,7 +162,13 @@ def test_nodes_that_fail_are_named_with_their_reasons() -> None:
         "; what comes to nothing: node ann: no data"
     )
     dead = text("no_candidates", pid=None, failing={"ann": "no data"}, failed=1, nobody_trains=True)
-    assert dead.endswith("start it again: it goes on where it was; nobody trains after version 3: node ann: no data")
+    assert dead == (
+        "no coordinator is running; it was heard 5 min ago; nobody trains after version 3: node ann: no data;"
+        " mend that, and start it again: it goes on where it was"
+    )
+    # Nodes of an experiment say their own number, too: it was one sentence for each of them.
+    own = {name: f"the task's loss failed on node {number}: no memory" for number, name in enumerate(("ann", "bob"))}
+    assert nobody_trains(3, own) == "nobody trains after version 3: nodes ann, bob: the task's loss failed: no memory"
     assert "nobody trains" not in text("finished", pid=None, failing={"ann": "no data"}, failed=1, nobody_trains=True)
 
 
