@@ -54,8 +54,8 @@ class Subscriber:
 
     def hears_nothing_more(self) -> None:
         """All that was published by now has come, and there was none."""
-        self._transport.publish(END, b'"end"')
-        assert self.hears() == "end"
+        self._transport.publish(END, b'{"kind": "end"}')
+        assert self.hears()["kind"] == "end"
 
     def close(self) -> None:
         self._transport.close(timeout_s=5)
