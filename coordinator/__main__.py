@@ -1,6 +1,16 @@
 """``python -m coordinator`` is the ``coordinator`` command."""
 
-from coordinator.cli import main
+from federation.program import Loading
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Load the command, and run it."""
+    with Loading():
+        from coordinator.cli import main as run  # noqa: PLC0415 - it is what is waited for
+    run()
+
 
 if __name__ == "__main__":
     main()

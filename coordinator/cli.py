@@ -20,6 +20,7 @@ from federation.command_line import (
     VersionOption,
     add_commands,
     arrange,
+    as_service,
     call,
     ending_in_time,
     errors_told,
@@ -109,6 +110,7 @@ def main() -> None:
         call(make_app(sys.argv[1:]), "coordinator")
 
 
+@as_service()
 def run(  # noqa: PLR0913 - one parameter per option is how the library declares them
     *,
     config: ConfigOption = None,

@@ -18,6 +18,7 @@ from federation.command_line import (
     TaskOption,
     VersionOption,
     arrange,
+    as_service,
     call,
     ending_in_time,
     errors_told,
@@ -45,7 +46,7 @@ app = typer.Typer(
 
 app.add_typer(model_app, name="model")
 app.command()(errors_told(PROGRAM)(predict))
-app.command(epilog=EXIT_CODES)(errors_told(PROGRAM)(score))
+app.command(epilog=EXIT_CODES)(errors_told(PROGRAM)(as_service()(score)))
 
 PANELS: Mapping[str, Sequence[str]] = {
     "Join a federation": ("request", "join", "doctor", "run"),
@@ -310,6 +311,7 @@ def _signed(updates: str) -> bool:
     return updates == "signed"
 
 
+@as_service()
 def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]) -> int:
     """Run a node; ``again``: how Python is called when the process is to start again, with another release."""
     # Imported here: `--help` answers before numpy, pydantic and the MQTT library are loaded.

@@ -34,6 +34,7 @@ __all__ = [
     "VersionOption",
     "add_commands",
     "arrange",
+    "as_service",
     "bounded_end",
     "call",
     "elsewhere",
@@ -270,6 +271,15 @@ def errors_told(program: str) -> Iterator[None]:
         _leave(program, StorageError(f"{error}{remedy_for(error)}"))
     except FederationError as error:
         _leave(program, error)
+
+
+@contextmanager
+def as_service() -> Iterator[None]:
+    """Inside runs a role until it is told to stop: it ends in order also while it still starts, with exit code 0."""
+    from federation.runtime.signals import stopped_while_starting  # noqa: PLC0415 - `--help` needs no threads
+
+    with stopped_while_starting():
+        yield
 
 
 def _leave(program: str, error: FederationError) -> NoReturn:

@@ -1,11 +1,9 @@
 """The front door above both roles: demo, audit, simulation, and what a notebook imports."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from federation.errors import ConfigError, FederationError, StorageError, TaskError
-
 if TYPE_CHECKING:
+    from federation.errors import ConfigError, FederationError, StorageError, TaskError
     from federation.protocol.messages import TrainSettings
     from federation.tasks import TorchTask, WholeData, csv_data, image_data, numpy_data
     from fedmq.api.runs import StoredRun, load
@@ -32,8 +30,12 @@ __all__ = [
 __version__: str
 
 _WHERE = {
+    "ConfigError": "federation.errors",
+    "FederationError": "federation.errors",
+    "StorageError": "federation.errors",
     "StoredRun": "fedmq.api.runs",
     "Study": "fedmq.api.study",
+    "TaskError": "federation.errors",
     "TorchTask": "federation.tasks",
     "TrainSettings": "federation.protocol.messages",
     "WholeData": "federation.tasks",
@@ -55,6 +57,8 @@ def __getattr__(name: str) -> Any:
     """
     if name not in _WHERE:
         raise AttributeError(f"module 'fedmq' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - nothing is loaded before somebody asks
+
     return getattr(import_module(_WHERE[name]), "RELEASE" if name == "__version__" else name)
 
 

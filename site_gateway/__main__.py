@@ -1,6 +1,16 @@
 """``python -m site_gateway`` is ``fedmq gateway``."""
 
-from site_gateway.cli import main
+from federation.program import Loading
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Load the command, and run it."""
+    with Loading():
+        from site_gateway.cli import main as run  # noqa: PLC0415 - it is what is waited for
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -34,17 +34,15 @@ from edge_node.engine.machine import NodeMachine
 from edge_node.runtime.connection import node_will
 from edge_node.runtime.executor import NodeParts
 from edge_node.runtime.inbound import Inbound as NodeInbound
-from edge_node.setup.visit import Visit, await_coordinator, visit_as_node
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from edge_node.training.evaluation import EvaluationJob
 from edge_node.training.worker import TrainingJob, TrainingSetup
 from federation.config import broker_address
-from federation.errors import ConfigError, TransportError
+from federation.errors import ConfigError
 from federation.identity.signing_keys import Trust
 from federation.protocol.messages import Progress
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
-from federation.runtime.address import BrokerAddress
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log, get_log, write_fields
@@ -61,6 +59,7 @@ from site_gateway.runtime.executor import AboveExecutor, GatewayExecutor, SiteEx
 from site_gateway.runtime.following import Follower, SiteTask, site_model
 from site_gateway.runtime.inbound import Side, SideInbox, Translator
 from site_gateway.runtime.reporting import SiteWatch
+from site_gateway.setup.run_above import run_above
 from site_gateway.storage.store import SiteStore
 from update_codec import Manifest
 
@@ -95,7 +94,7 @@ def _run_once(settings: GatewaySettings) -> int | None:
     """As `run_gateway`; None where it is to begin again."""
     node_store = SqliteNodeStore(settings.above.state_folder)
     try:
-        run = _run_above(settings, node_store)
+        run = run_above(settings, node_store)
         gateway = NodeId(settings.above.node.id)
         folder, kept = site_folder(settings, run), settings.below.store
         versions, updates = kept.audit_versions, kept.updates_kept
@@ -107,43 +106,6 @@ def _run_once(settings: GatewaySettings) -> int | None:
             store.close()
     finally:
         node_store.close()
-
-
-def _run_above(settings: GatewaySettings, store: SqliteNodeStore) -> RunId:
-    """The run above, as its coordinator says it; where it cannot be heard, the one that was heard last.
-
-    Raises:
-        TransportError: Nobody has ever been heard.
-    """
-    config, find_s = settings.above, settings.own.gateway.find_s
-    address, trust = broker_address(config.broker), node_trust(config.security)
-    visit, known = visit_as_node(config, address, trust), store.recovered().run
-    if visit.coordinator is None and known is None:
-        looking = _Looking(address, find_s)
-        looking.hear(visit)
-        visit = await_coordinator(config, address, trust, find_s, looking.hear)
-    run = known if visit.coordinator is None else visit.coordinator.run
-    if run is None:
-        raise TransportError(f"no run is known above, at {address.host}:{address.port}: {_unheard(visit)}")
-    return run
-
-
-class _Looking:
-    """Says in the log why no run is known above yet, once for each reason."""
-
-    def __init__(self, address: BrokerAddress, find_s: float) -> None:
-        self._address, self._find_s, self._told = address, find_s, ""
-
-    def hear(self, visit: Visit) -> None:
-        """The connection, or what is said there, is another."""
-        why = _unheard(visit)
-        if visit.coordinator is None and why != self._told:
-            self._told, where = why, self._address
-            get_log("gateway").info("looking_above", host=where.host, port=where.port, why=why, s=self._find_s)
-
-
-def _unheard(visit: Visit) -> str:
-    return visit.forged or ("no coordinator has spoken there yet" if visit.accepted else visit.reason)
 
 
 class _NoTrainer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.command_line import JsonOption, LogJsonOption, VersionOption, call, errors_told
+from federation.command_line import JsonOption, LogJsonOption, VersionOption, as_service, call, errors_told
 from federation.errors import ConfigError, StorageError
 from federation.runtime.standard_output import reserve
 from federation.units import counted
@@ -127,6 +127,7 @@ def _refuse(options: Collection[str]) -> None:
 
 @app.command(epilog=EXIT_CODES)
 @errors_told(PROGRAM)
+@as_service()
 def run(
     *,
     config: ConfigOption,

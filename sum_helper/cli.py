@@ -12,6 +12,7 @@ from federation.command_line import (
     JsonOption,
     LogJsonOption,
     VersionOption,
+    as_service,
     call,
     errors_told,
 )
@@ -108,6 +109,7 @@ def admit(
 
 @app.command(epilog=EXIT_CODES)
 @errors_told(PROGRAM)
+@as_service()
 def run(
     *,
     config: ConfigOption,
