@@ -16,8 +16,14 @@ __all__ = ["FleetBroker", "broker_of", "brokers_of", "reload_broker"]
 
 PROCESSES = Path("/proc")
 
+OWNER = "FEDMQ_BROKER_OWNER"
+"""A broker's variable that says when the process that it ends with began, in the kernel's ticks since the start."""
+
 LEAVES_S = 2.0
-"""So long a broker may take to save its state and leave, when its coordinator was killed, in seconds."""
+"""So long a broker of a former release may take to leave when its coordinator was killed, in seconds."""
+
+SAVES_S = 10.0
+"""So long one that has outlived its coordinator may take to save its state, in seconds."""
 
 LOOK_S = 0.05
 
@@ -43,7 +49,8 @@ def broker_of(
 class FleetBroker(MosquittoProcess):
     """Mosquitto with the configuration in a folder, for as long as this context lasts.
 
-    It ends with this process, also when that is killed. One that runs in the folder all the same, or listens on the
+    It ends with this process, also when that is killed; where it has not, since Mosquitto forgets a signal that comes
+    before its main loop, the next start ends it. One that runs in the folder all the same, or listens on the
     port, is used as it is: another coordinator has it, or one of a former release has left it behind. It never runs as
     root: for root it runs as the folder's owner, or as a user without rights,
     who then becomes the owner.
@@ -69,11 +76,22 @@ class FleetBroker(MosquittoProcess):
         return self
 
     def _staying(self) -> list[int]:
-        """Brokers that run here, and not only because they have just been told to end with their coordinator."""
-        give_up_s = time.monotonic() + LEAVES_S
-        while (running := brokers_of(self._folder)) and time.monotonic() < give_up_s:
+        """Brokers that run here for somebody; those of a process that is gone have left, or were ended, by then."""
+        began_s = time.monotonic()
+        while running := brokers_of(self._folder):
+            told = {pid: _owner_lives(pid) for pid in running}
+            past_s = time.monotonic() - began_s
+            if (False not in told.values() and (True in told.values() or past_s > LEAVES_S)) or past_s > 2 * SAVES_S:
+                break
+            for pid in (pid for pid, lives in told.items() if lives is False):
+                # Again and again: it has forgotten the first one.
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGTERM if past_s < SAVES_S else signal.SIGKILL)
             time.sleep(LOOK_S)
         return running
+
+    def _environ(self) -> dict[str, str]:
+        return {**super()._environ(), OWNER: _began(PROCESSES / "self")}
 
     def _on_birth(self) -> Callable[[], None] | None:
         return ends_with_us(signal.SIGTERM)
@@ -118,6 +136,33 @@ def reload_broker(folder: Path) -> bool:
             os.kill(pid, signal.SIGHUP)
             reached = True
     return reached
+
+
+def _owner_lives(broker: int) -> bool | None:
+    """Whether the process that a broker ends with is there; None: it does not say, or is not ours to ask.
+
+    That process is its parent, until it is gone. By its number alone it could be another one in its place.
+    """
+    try:
+        variables = (PROCESSES / str(broker) / "environ").read_bytes().split(b"\0")
+        parent = _stat(PROCESSES / str(broker))[1]
+    except OSError:
+        return None
+    said = next((one.removeprefix(f"{OWNER}=".encode()) for one in variables if one.startswith(OWNER.encode())), b"")
+    return _began(PROCESSES / parent).encode() == said if said else None
+
+
+def _began(process: Path) -> str:
+    """When it began, in ticks since the start of the machine; empty where that is not said."""
+    try:
+        return _stat(process)[19]
+    except OSError:
+        return ""
+
+
+def _stat(process: Path) -> list[str]:
+    """What the kernel says of it, from its state on: the name before may hold spaces and brackets."""
+    return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 def _runs_in(process: Path, folder: Path) -> bool:

@@ -39,7 +39,6 @@ BROKER_LIMITS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The limits of ``mosquitto/limits`` in every configuration there, which gives the reason of each."""
-
 # Below the ephemeral range of Linux and macOS: a client that retries a closed ephemeral port on loopback can connect
 # to itself, and then holds the port that the broker wants back.
 _PORTS = (20_000, 32_000)
@@ -122,6 +121,10 @@ class MosquittoProcess:
         """What the new process does before it becomes Mosquitto."""
         return None
 
+    def _environ(self) -> dict[str, str]:
+        """Its variables. Mosquitto speaks to a service manager too: it would say that we are ready."""
+        return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+
     def _signal(self, process: "subprocess.Popen[str]", number: signal.Signals) -> None:
         process.send_signal(number)
 
@@ -142,8 +145,7 @@ class MosquittoProcess:
             process = subprocess.Popen(
                 self._command(configuration.absolute()),
                 cwd=configuration.parent,
-                # Mosquitto speaks to a service manager too; it would say that we are ready.
-                env={name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"},
+                env=self._environ(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

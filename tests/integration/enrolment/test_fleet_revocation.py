@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import make_app
-from coordinator.enrolment import shut_out
-from coordinator.enrolment.broker import FleetBroker, brokers_of, reload_broker
+from coordinator.enrolment import broker, shut_out
+from coordinator.enrolment.broker import OWNER, FleetBroker, brokers_of, reload_broker
 from coordinator.enrolment.federation import Fleet
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
@@ -166,20 +167,68 @@ def test_a_broker_ends_with_a_coordinator_that_was_killed_and_the_next_one_has_i
     """An orphan would listen on for ever, with nobody who reads its log or lists its revocations."""
     site.coordinate("--with-broker")
     site.wait_for([])
-    (broker,) = map(psutil.Process, brokers_of(site.broker))
+    (first,) = map(psutil.Process, brokers_of(site.broker))
     killed = site.processes[-1]
     killed.kill()
     site.coordinate("--with-broker")  # at once, as a supervisor does
-    assert psutil.wait_procs([broker], timeout=LIMIT_S)[1] == []
+    assert psutil.wait_procs([first], timeout=LIMIT_S)[1] == []
     deadline = time.monotonic() + LIMIT_S
     while not (running := brokers_of(site.broker)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert running != [broker.pid]
+    assert running != [first.pid]
     assert psutil.Process(running[0]).ppid() == site.processes[-1].pid
     with site.client(BAD) as bad:
         bad.publish(TOPICS.node_state(BAD), site.born(BAD), retain=True)
         site.wait_for([BAD])
+
+
+FORGETFUL = """
+import os
+import sys
+from pathlib import Path
+
+from coordinator.enrolment.broker import FleetBroker
+
+
+class Forgetful(FleetBroker):
+    def _on_birth(self):
+        return None
+
+
+Forgetful(Path(sys.argv[1])).__enter__()
+os._exit(0)
+"""
+"""Starts a broker that does not hear of its end, as Mosquitto that is not in its main loop yet, and ends."""
+
+
+def test_a_broker_that_has_outlived_its_coordinator_is_ended_by_the_next_one(site: Site) -> None:
+    """It would be used as it is, and stay for ever: with its old settings, and nobody who reads its log."""
+    command = [sys.executable, "-c", FORGETFUL, str(site.broker)]
+    subprocess.run(command, check=True, timeout=LIMIT_S)
+    (left,) = map(psutil.Process, brokers_of(site.broker))
+    try:
+        with FleetBroker(site.broker) as next_one:
+            assert brokers_of(site.broker) == [next_one.pid]
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
+
+
+@pytest.mark.parametrize(("said", "lives"), [("", None), (f"{OWNER}=1", False), (f"{OWNER}=9", True)])
+def test_only_a_broker_that_says_so_is_known_to_be_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, lives: bool | None
+) -> None:
+    """Its parent is its owner, where it began when the broker says; a service manager's broker says nothing."""
+    monkeypatch.setattr(broker, "PROCESSES", tmp_path)
+    stat = "{} (a (b) c) S {} " + "0 " * 17 + "{} 0"
+    for pid, parent, began in ((7, 3, 12), (3, 1, 9)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(stat.format(pid, parent, began))
+    (tmp_path / "7" / "environ").write_text(f"HOME=/\0{said}\0")
+    assert broker._owner_lives(7) is lives
+    (tmp_path / "7" / "environ").unlink()
+    assert broker._owner_lives(7) is None
 
 
 def test_a_broker_that_has_not_read_its_lists_is_told_of(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
