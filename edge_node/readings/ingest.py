@@ -247,9 +247,9 @@ class Ingest:
             case TransportConnected():
                 self._state("mqtt", "")
             case TransportDisconnected() | TransportBlocked() | TransportFailed():
-                # The broker may forget what it has sent: what is here is kept, acknowledged or not.
                 self._state("mqtt", event.reason)
-                self._acks.clear()
+                if not isinstance(event, TransportBlocked):  # that is one subscription, or nothing has come since
+                    self._acks.clear()  # the broker may forget what it has sent: what is here is kept
                 self._pace.hurry()
             case _:
                 pass

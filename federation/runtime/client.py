@@ -118,6 +118,13 @@ class Client(paho.Client):
         )
         self.reconnect()
 
+    def ping_within(self, seconds: int) -> None:
+        """Say something after so long at the latest, though the broker asks for it seldom, or never.
+
+        It may want to hear of us seldom; we want to hear of it: of a dead link nothing comes.
+        """
+        self._keepalive = min(self._keepalive or seconds, seconds)
+
     @property
     def has_read(self) -> bool:
         """Whether bytes were read of the connection that no packet was made of yet: no selector can see them."""

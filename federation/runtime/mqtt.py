@@ -8,7 +8,6 @@ An inbox that stays full for `INBOX_WAIT_S` costs the connection: what was not t
 the broker sends it again after the reconnect. Nothing is lost at QoS 1; duplicates are the receiver's business.
 """
 
-import math
 import queue
 import random
 import secrets
@@ -25,10 +24,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from federation.errors import ConfigError
+from federation.runtime import obstacles
 from federation.runtime.address import BrokerAddress, TlsFiles, parse_broker_url
 from federation.runtime.client import Connection, make_client
 from federation.runtime.network_thread import INBOX_WAIT_S, NetworkThread
-from federation.runtime.obstacles import OLD, Obstacle, lacking, refused, speaks_only_older, unanswered
+from federation.runtime.obstacles import Obstacle
 from federation.runtime.outbound import Outgoing
 from federation.runtime.session import SessionSettings, TakeoverDetector, publish_packet_bytes
 from federation.runtime.subscriptions import Subscriptions
@@ -105,7 +105,7 @@ class MqttTransport(NetworkThread):
         try:
             self._serve()
         except MQTTException as problem:
-            self._ending = f"an answer that is no MQTT 5 ({problem})"
+            self._ending = f"{obstacles.GARBLED} ({problem})"
         except Exception:
             self._ending = "an error of our own"
             raise
@@ -155,8 +155,7 @@ class MqttTransport(NetworkThread):
 
     def _patience_s(self) -> float:
         # A broker may want to hear of us more often than we have offered; the library knows, and only asks the clock.
-        keepalive_s = min(self._client.keepalive or math.inf, self._session.keepalive_s)
-        tick_s = min(TICK_S_MAX, keepalive_s / 4)
+        tick_s = min(TICK_S_MAX, (self._client.keepalive or self._session.keepalive_s) / 4)
         left_s = self._close_by - time.monotonic()
         return min(tick_s, left_s if left_s > 0 else DISCONNECT_WAIT_S)
 
@@ -218,16 +217,21 @@ class MqttTransport(NetworkThread):
         self._unanswered += 1
         is_time = self._is_old or self._unanswered & (self._unanswered - 1) == 0
         if is_time and self._address.transport == "tcp":
-            self._is_old = speaks_only_older(self._client.make_connection)
+            self._is_old = obstacles.speaks_only_older(self._client.make_connection)
         if self._is_old:
-            return OLD
+            return obstacles.OLD
         certified = tls is not None and tls.certificate is not None
-        return unanswered(reason, encrypted=tls is not None, with_certificate=certified)
+        return obstacles.unanswered(reason, encrypted=tls is not None, with_certificate=certified)
 
     def _subscribe(self, topic_filter: str, qos: int) -> None:
         self._subscriptions.add(topic_filter, qos)
         if self.connected and topic_filter != self._signed_topic:
-            self._client.subscribe(topic_filter, options=self._options(topic_filter, qos))
+            self._ask([(topic_filter, self._options(topic_filter, qos))])
+
+    def _ask(self, wanted: list[tuple[str, SubscribeOptions]]) -> None:
+        _, packet = self._client.subscribe(wanted)
+        if packet is not None:
+            self._subscriptions.asked(packet, [one for one, _ in wanted])
 
     def _options(self, topic_filter: str, qos: int, *, counted: bool = False) -> SubscribeOptions:
         handling = SubscribeOptions.RETAIN_DO_NOT_SEND if counted else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
@@ -258,9 +262,11 @@ class MqttTransport(NetworkThread):
         self, client: paho.Client, _u: object, flags: paho.ConnectFlags, reason: ReasonCode, limits: Properties | None
     ) -> None:
         if reason.is_failure:
-            self._obstacle = refused(reason.value, str(reason), client_id=self._session.client_id)
+            self._obstacle = obstacles.refused(
+                reason.value, str(reason), client_id=self._session.client_id, properties=limits
+            )
         else:
-            self._obstacle = lacking(limits)
+            self._obstacle = obstacles.lacking(limits)
         if self._obstacle is not None:
             self._ending = self._obstacle.reason
             return
@@ -268,6 +274,8 @@ class MqttTransport(NetworkThread):
         self._unanswered, self._is_old = 0, False
         present = flags.session_present
         self._adopt_limits(limits)
+        self._client.ping_within(self._session.keepalive_s)
+        self._subscriptions.connected()
         self._accepted_at = time.monotonic()
         wanted, forgotten = self._subscriptions.wanted(), self._subscriptions.take_forgotten()
         if self._signed_topic is not None:
@@ -275,10 +283,10 @@ class MqttTransport(NetworkThread):
             wanted = [(self._signed_topic, 0), *(one for one in wanted if one[0] != self._signed_topic)]
         counted = [one for one, _ in wanted if one in self._session.census]
         if counted:  # what is retained comes with QoS 0, and what follows with the QoS that is wanted
-            client.subscribe([(one, self._options(one, 0)) for one in counted])
+            self._ask([(one, self._options(one, 0)) for one in counted])
         for begin in range(0, len(wanted), self._session.filters_max):
             batch = wanted[begin : begin + self._session.filters_max]
-            client.subscribe([(one, self._options(one, qos, counted=one in counted)) for one, qos in batch])
+            self._ask([(one, self._options(one, qos, counted=one in counted)) for one, qos in batch])
         if forgotten and present:
             client.unsubscribe(forgotten)
         self._log.info("connected", session_present=present, packet_bytes_max=self._packet_bytes_max)
@@ -303,12 +311,13 @@ class MqttTransport(NetworkThread):
         self._outbound.rewind()
 
     def _on_disconnect(
-        self, _c: paho.Client, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, _p: Properties | None
+        self, _c: paho.Client, _u: object, flags: paho.DisconnectFlags, reason: ReasonCode, told: Properties | None
     ) -> None:
         said = flags.is_disconnect_packet_from_server
         if said and reason.value == TAKEN_OVER and self._takeovers.evicted(time.monotonic()):
             self._failure = self._twin()
-        self._ending = self._ending or (f"the broker said: {reason}" if said else self._no_word())
+        why = obstacles.ending(reason.value, str(reason), by_broker=said, properties=told)
+        self._ending = self._ending or why or self._no_word()
 
     def _no_word(self) -> str:
         """Why a connection has ended of which the broker said nothing."""
@@ -384,8 +393,8 @@ class MqttTransport(NetworkThread):
             self._takeovers.signed(time.monotonic())
 
     def _on_subscribe(
-        self, _c: paho.Client, _u: object, _mid: int, reasons: list[ReasonCode], _p: Properties | None
+        self, _c: paho.Client, _u: object, mid: int, reasons: list[ReasonCode], _p: Properties | None
     ) -> None:
-        for reason in reasons:
-            if reason.is_failure:
-                self._log.error("subscribe_refused", reason=str(reason))
+        said = [str(reason) if reason.is_failure else None for reason in reasons]
+        if refusals := self._subscriptions.refused(mid, said):
+            self._unheard(obstacles.unheard(refusals))

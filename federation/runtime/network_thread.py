@@ -211,6 +211,14 @@ class NetworkThread(abc.ABC):
             self._backoff.refused()
             said["next"] = f"tried again every {self._session.refused_delay_s_max / 60:.0f} minutes"
         (self._log.error if lasting else self._log.warning)(event, reason=obstacle.reason, **said, **fields)
+        self._explain(obstacle)
+
+    def _unheard(self, obstacle: Obstacle) -> None:
+        """The broker has taken us, and not all that we want to hear of it: say so."""
+        self._log.error("subscribe_refused", reason=obstacle.reason, remedy=obstacle.remedy)
+        self._explain(obstacle)
+
+    def _explain(self, obstacle: Obstacle) -> None:
         with contextlib.suppress(queue.Full):  # it only tells: nobody waits for it
             told = TransportBlocked(connection=self._session.connection, reason=obstacle.reason, remedy=obstacle.remedy)
             self._inbox.put_nowait(InboxItem(event=told))

@@ -23,22 +23,26 @@ from federation.storage.folder import lock_holder, write_file
 
 __all__ = [
     "DISK",
+    "GARBLED",
     "OBSTACLES",
     "PACKET_BYTES_MIN",
     "Obstacle",
     "ObstacleFile",
     "Outlook",
     "away",
+    "ending",
     "lacking",
     "read_obstacles",
     "refused",
     "speaks_only_older",
     "unanswered",
+    "unheard",
 ]
 
 PACKET_BYTES_MIN = 8_192
 """An announcement of 4 KiB with its signature fits; a broker that takes less is of no use, in bytes."""
 
+GARBLED = "an answer that is no MQTT 5"
 PAGE = "use another broker: docs/reference/brokers.md"
 PROBE_S = 2.0
 """How long a broker may take to answer a CONNECT that only asks what it speaks, in seconds."""
@@ -102,6 +106,11 @@ _UNFIT = {
 # Unspecified, unavailable, busy, shutting down, quota, rate: the next attempt may be taken.
 _BUSY = frozenset({0x80, 0x88, 0x89, 0x8B, 0x97, 0x9F})
 _CLIENT_ID = 0x85
+_ELSEWHERE = frozenset({0x9C, 0x9D})
+"""Use another server, server moved."""
+_GARBLED, _SILENT = 0x82, 0x8D
+"""Protocol error, keep alive timeout: also what the library makes of what it finds itself."""
+_REFERENCE_CHARS_MAX = 100
 
 _OF_DATES = {
     "certificate is not yet valid": "see this machine's clock (NTP): a device without a battery begins in 1970",
@@ -114,23 +123,61 @@ def away(reason: str) -> Obstacle:
     return Obstacle(reason=reason, remedy=next((_OF_DATES[words] for words in _OF_DATES if words in reason), ""))
 
 
-def refused(code: int, said: str, *, client_id: str) -> Obstacle:
+def refused(code: int, said: str, *, client_id: str, properties: object = None) -> Obstacle:
     """CONNACK had a failure.
 
     Args:
         code: Its reason code.
         said: The code's name.
         client_id: Ours.
+        properties: Of the CONNACK.
     """
     if code in _UNFIT:
         return _UNFIT[code]
     reason = f"refused by the broker: {said}"
     if code in _BUSY:
         return Obstacle(reason=reason)
+    if code in _ELSEWHERE:  # not followed: whoever is in between could say so, too
+        return Obstacle(reason=reason + _named(properties), remedy=_MOVED, outlook=Outlook.REFUSED)
     remedy = "see broker.username, broker.password_file or the certificate, the ACL, and the broker's own log"
     if code == _CLIENT_ID:
         remedy = f"let it take the client id {client_id!r}, or set broker.client_id"
     return Obstacle(reason=reason, remedy=remedy, outlook=Outlook.REFUSED)
+
+
+_MOVED = "let whoever runs it say its address, and set broker.url"
+
+
+def _named(properties: object) -> str:
+    """The server that it names, as a part of a sentence."""
+    reference = str(getattr(properties, "ServerReference", ""))[:_REFERENCE_CHARS_MAX]
+    return f", and it names {reference!r}" if reference else ""
+
+
+def ending(code: int, said: str, *, by_broker: bool, properties: object = None) -> str | None:
+    """Why a connection has ended; None where nothing is known of it.
+
+    Args:
+        code: The reason code of DISCONNECT, or what the library takes for one.
+        said: The code's name.
+        by_broker: Whether the broker has sent it.
+        properties: Of the DISCONNECT.
+    """
+    if by_broker:
+        moved = f"{_named(properties)}; {_MOVED}" if code in _ELSEWHERE else ""
+        return f"the broker said: {said}{moved}"
+    return {_GARBLED: GARBLED, _SILENT: "nothing came in answer to a ping"}.get(code)
+
+
+def unheard(refused_filters: Mapping[str, str]) -> Obstacle:
+    """The broker has refused subscriptions: what is said there is never heard.
+
+    Args:
+        refused_filters: From each filter to what the broker said.
+    """
+    told = ", ".join(f"{one} ({said})" for one, said in refused_filters.items())
+    remedy = "let this client read them: the broker's access rules"
+    return Obstacle(reason=f"the broker refuses what we ask to hear: {told}", remedy=remedy, outlook=Outlook.REFUSED)
 
 
 def lacking(limits: object) -> Obstacle | None:
@@ -149,7 +196,7 @@ def lacking(limits: object) -> Obstacle | None:
 
 
 def unanswered(reason: str, *, encrypted: bool, with_certificate: bool) -> Obstacle:
-    """There was a connection, and no CONNACK.
+    """There was a connection, and no CONNACK that says anything.
 
     Args:
         reason: How it ended.
@@ -159,7 +206,8 @@ def unanswered(reason: str, *, encrypted: bool, with_certificate: bool) -> Obsta
     doubts = ["whether it speaks MQTT 5 (docs/reference/brokers.md)"]
     doubts += [] if encrypted else ["whether this port wants TLS"]
     doubts += ["whether it trusts broker.tls_certificate, and has not revoked it"] if with_certificate else []
-    return Obstacle(reason=f"{reason}: the broker has not answered CONNECT", remedy=f"see {', '.join(doubts)}")
+    told = reason if reason.startswith(GARBLED) else f"{reason}: the broker has not answered CONNECT"
+    return Obstacle(reason=told, remedy=f"see {', '.join(doubts)}")
 
 
 def speaks_only_older(connect: Callable[[], socket.socket]) -> bool:

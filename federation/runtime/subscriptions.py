@@ -1,5 +1,6 @@
 """What we want to hear, and what a session that outlived its connection must forget."""
 
+from collections.abc import Sequence
 from itertools import takewhile
 
 
@@ -14,6 +15,24 @@ class Subscriptions:
         self._roots = {b"$", _root(own)} if own else {b"$"}
         self._wanted: dict[str, int] = {}
         self._forgotten: set[str] = set()
+        self._asked: dict[int, Sequence[str]] = {}
+
+    def asked(self, packet: int, filters: Sequence[str]) -> None:
+        """A SUBSCRIBE with this packet id has these filters."""
+        self._asked[packet] = filters
+
+    def refused(self, packet: int, said: Sequence[str | None]) -> dict[str, str]:
+        """What the SUBACK with this packet id refuses.
+
+        Args:
+            packet: The id.
+            said: Why, for each filter in the order of the SUBSCRIBE; None where it is granted.
+        """
+        return {one: why for one, why in zip(self._asked.pop(packet, ()), said, strict=False) if why is not None}
+
+    def connected(self) -> None:
+        """Another connection: what was asked on the one before is not answered any more."""
+        self._asked.clear()
 
     def add(self, topic_filter: str, qos: int) -> None:
         """From now on."""

@@ -25,7 +25,8 @@ AWAY, REFUSED, UNFIT = Outlook.AWAY, Outlook.REFUSED, Outlook.UNFIT
         (0x97, AWAY, ""),  # quota
         (0x9A, UNFIT, "docs/reference/brokers.md"),  # retained messages
         (0x9B, UNFIT, "docs/reference/brokers.md"),  # QoS
-        (0x9D, REFUSED, "log"),  # moved
+        (0x9C, REFUSED, "broker.url"),  # another server
+        (0x9D, REFUSED, "broker.url"),  # moved
         (0x9F, AWAY, ""),  # rate
     ],
 )
