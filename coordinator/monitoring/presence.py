@@ -19,6 +19,7 @@ from federation.documents import read_json
 from federation.protocol.limits import AWAY_GRACE_S
 from federation.protocol.messages import Presence
 from federation.runtime.clock import moved_s
+from federation.storage.folder import open_file
 from federation.units import counted
 
 __all__ = [
@@ -131,7 +132,7 @@ class PresenceSeen:
 def read_presence(folder: Path, run: str) -> PresenceSeen:
     """What a coordinator of this run has written; nothing where there is none, or it cannot be read."""
     try:
-        with (folder / PRESENCE).open("rb") as file:
+        with open_file(folder / PRESENCE) as file:
             content = read_json(file.read(FILE_BYTES_MAX))
         return _presence(content) if content["run"] == run else PresenceSeen()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

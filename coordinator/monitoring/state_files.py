@@ -23,7 +23,7 @@ from federation.documents import read_json
 from federation.errors import StorageError
 from federation.runtime.clock import SteadyClock, moved_s, stamp
 from federation.runtime.obstacles import read_obstacles
-from federation.storage.folder import lock_holder, write_file
+from federation.storage.folder import lock_holder, open_file, write_file
 from federation.storage.remedies import access_remedy
 from federation.units import counted
 
@@ -389,7 +389,7 @@ def _part(folder: Path, name: str) -> Any:
 
 def _json(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return read_json(file.read(STATUS_BYTES_MAX))
     except (OSError, ValueError):
         return None

@@ -12,7 +12,7 @@ from coordinator.storage.store import ModelState
 from federation.errors import DamagedStore, StorageError
 from federation.protocol.messages import ModelPart
 from federation.storage.columns import DamagedRow
-from federation.storage.folder import TEMPORARY, has_content
+from federation.storage.folder import TEMPORARY, has_content, open_file
 from federation.storage.sqlite import SqliteError
 from federation.types import ModelVersion, UpdateId
 
@@ -224,8 +224,9 @@ class TransferFiles:
     def arrived(self, update: UpdateId, payload_bytes: int, chunk_bytes: int) -> frozenset[int]:
         """Which chunks are here and whole."""
         try:
-            sums = Path(self._sums(update)).read_bytes()
-            with Path(self._body(update)).open("rb") as file:
+            with open_file(Path(self._sums(update))) as file:
+                sums = file.read()
+            with open_file(Path(self._body(update))) as file:
                 chunks = -(-payload_bytes // chunk_bytes)
                 return frozenset(
                     index
@@ -238,7 +239,8 @@ class TransferFiles:
 
     def read(self, update: UpdateId) -> bytes:
         """Everything that has arrived; raises `OSError` when there is nothing."""
-        return Path(self._body(update)).read_bytes()
+        with open_file(Path(self._body(update))) as file:
+            return file.read()
 
     def delete(self, update: UpdateId) -> None:
         """Remove what there is."""

@@ -12,7 +12,7 @@ from coordinator.storage.files import BLOBS
 from coordinator.storage.parts import Leader, ReadableBlobs
 from federation.documents import read_json
 from federation.errors import ConfigError, StorageError
-from federation.storage.folder import ReadableFolder, write_file
+from federation.storage.folder import ReadableFolder, open_file, write_file
 from federation.storage.remedies import remedy_for
 from federation.storage.sql import Readable
 
@@ -148,7 +148,7 @@ def url_of(folder: Path) -> str | None:
         StorageError: The note cannot be read.
     """
     try:
-        with (folder / NOTE).open("rb") as file:
+        with open_file(folder / NOTE) as file:
             return str(read_json(file.read(_NOTE_BYTES_MAX))["url"])
     except (FileNotFoundError, NotADirectoryError):
         return None

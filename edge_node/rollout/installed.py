@@ -14,7 +14,7 @@ from federation.identity.task_release import TaskRelease
 from federation.protocol.limits import REASON_BYTES_MAX, fit_text
 from federation.protocol.task_messages import TaskState
 from federation.rollout.archive import unpack
-from federation.storage.folder import write_file
+from federation.storage.folder import open_file, write_file
 
 __all__ = ["BY_HAND", "Installed", "Kept", "Rollouts", "task_of"]
 
@@ -209,7 +209,7 @@ class Installed:
 
     def _read(self) -> Rollouts:
         try:
-            with self._file.open("rb") as file:
+            with open_file(self._file) as file:
                 body = file.read(_BYTES_MAX)
             return Rollouts.model_validate_json(body)
         except FileNotFoundError:

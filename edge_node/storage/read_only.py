@@ -26,6 +26,7 @@ from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
 from federation.storage.columns import DamagedRow
+from federation.storage.folder import ReadableFolder
 from federation.storage.sqlite import Database, ReadOnlyDatabase, SqliteError
 from federation.storage.upgrade import StoreKind
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
@@ -120,7 +121,7 @@ def _seen(database: ReadOnlyDatabase, row: RunRow) -> Seen | None:
 def _damaged(database: ReadOnlyDatabase, folder: Path, run: RunId) -> Iterator[str]:
     for row in database.execute("SELECT * FROM body WHERE run = ? ORDER BY name", run):
         with contextlib.suppress(OSError):
-            if body_of(row, lambda name: (folder / name).read_bytes()) is None:
+            if body_of(row, ReadableFolder(folder).read) is None:
                 yield str(row["name"])
 
 
@@ -129,7 +130,9 @@ def _has(database: ReadOnlyDatabase, folder: Path, offer: UpdateOffer) -> bool:
     query = "SELECT * FROM body WHERE run = ? AND name = ?"
     row = database.execute(query, offer.run, frame_name(offer.update)).fetchone()
     try:
-        frame = None if row is None else row["inline"] if row["file"] is None else (folder / row["file"]).read_bytes()
+        frame = (
+            None if row is None else row["inline"] if row["file"] is None else ReadableFolder(folder).read(row["file"])
+        )
     except OSError:
         return False
     return frame is not None and payload_digest(frame) == offer.payload_digest

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.runtime.log import get_log
+from federation.storage.folder import open_file
 from federation.types import RoundId
 
 __all__ = ["TrainingMark", "end_if_forked"]
@@ -50,7 +51,7 @@ class TrainingMark:
     def tell(self) -> None:
         """Say in the log that the process ended in a training, where it did, and how often in a row."""
         try:
-            with self._path.open("rb") as file:
+            with open_file(self._path) as file:
                 number, ends = map(int, file.read(_MARK_BYTES_MAX).split())
         except (OSError, ValueError):
             return

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from federation.documents import read_json
-from federation.storage.folder import lock_holder, write_file
+from federation.storage.folder import lock_holder, open_file, write_file
 
 __all__ = [
     "DISK",
@@ -273,7 +273,7 @@ def read_obstacles(folder: Path) -> Mapping[str, str]:
     """What is in the way of the process that runs on a state folder, by name; empty where nothing is, or none runs."""
     with contextlib.suppress(OSError, ValueError):
         if lock_holder(folder) is not None:
-            with (folder / OBSTACLES).open("rb") as file:
+            with open_file(folder / OBSTACLES) as file:
                 said = read_json(file.read(2 * FILE_BYTES))
             return {str(name): str(why) for name, why in said.items()} if isinstance(said, dict) else {}
     return {}

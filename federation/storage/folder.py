@@ -1,6 +1,7 @@
 """A state folder: one process owns it, and its files are whole or absent after a crash."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from federation.errors import ConfigError, StorageError, StoreLocked
-from federation.storage.remedies import remedy_for
+from federation.storage.remedies import misplaced, remedy_for
 
 __all__ = [
     "TEMPORARY",
@@ -24,6 +25,7 @@ __all__ = [
     "lock",
     "lock_holder",
     "lost",
+    "open_file",
     "point_link",
     "replacing",
     "sync_bytes",
@@ -80,6 +82,8 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if odd := misplaced(folder):
+                raise StorageError(f"the state folder {folder} cannot be used{odd}")
             if (folder / _LOCK).exists():
                 _close_to_others(folder)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -144,13 +148,26 @@ def lock(handle: int, *, shared: bool = False) -> bool:
 
 def lock_holder(folder: Path) -> str | None:
     """The pid of the process that owns a state folder; None when nobody does."""
-    with contextlib.suppress(OSError), (folder / _LOCK).open() as file:
+    with contextlib.suppress(OSError), open_file(folder / _LOCK) as file:
         return None if lock(file.fileno(), shared=True) else _holder(file.fileno())
     return None
 
 
 def _holder(handle: int) -> str:
     return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file of a state folder to read; a pipe in its place is not waited for.
+
+    Raises:
+        OSError: It is missing or unreadable, or no file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.ENXIO, "it is no file", str(path))
 
 
 def file_place(path: Path) -> tuple[int, int] | None:
@@ -287,11 +304,12 @@ class ReadableFolder:
 
     def read(self, name: str) -> bytes:
         """Read a file; raises `OSError` when it is missing or unreadable."""
-        return (self.path / name).read_bytes()
+        with self.open(name) as file:
+            return file.read()
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file to read; raises `OSError` when it is missing or unreadable."""
-        return (self.path / name).open("rb")
+        return open_file(self.path / name)
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""

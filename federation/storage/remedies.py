@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["access_remedy", "is_full", "is_gone", "remedy_for"]
+__all__ = ["access_remedy", "is_full", "is_gone", "misplaced", "remedy_for"]
 
 ROOM_BYTES: Final = 1 << 16
 """With less a disk is full: a page of a database, its journal and what its readers share need more."""
@@ -28,8 +28,28 @@ _GONE: Final = frozenset(
     }
 )
 _READ_ONLY: Final = "; this disk is read-only: see the kernel's log, and make it writable again"
+_OF_DISKS: Final = {
+    errno.EROFS: _READ_ONLY,
+    errno.EIO: "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one",
+}
 _SEEN_MAX: Final = 10_000
 """So many files of a folder are looked at, for one that is somebody else's."""
+_ODD: Final = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
+"""What the system says where a file should be, or a folder, and something else is."""
+_NOWHERE: Final = frozenset({errno.ENOENT, errno.ELOOP})
+_SUFFIXES: Final = (".safetensors", ".body", ".chunks", ".sums")
+_FOLDERS: Final = ("blobs", "transfers")
+"""Of a state folder: whatever is in them is read."""
+_FILE: Final = "a file"
+_FOLDER: Final = "a folder"
+_KINDS: Final = (
+    (stat.S_ISREG, _FILE),
+    (stat.S_ISDIR, _FOLDER),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 _LOCKLESS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -52,6 +72,8 @@ def remedy_for(error: OSError, folder: Path | None = None) -> str:
         folder: The state folder, where the error is about what is in it.
     """
     match error.errno:
+        case number if number in _ODD and folder is not None:
+            return misplaced(folder)
         case number if number in _FULL:
             return "; make room on this disk"
         case number if number in _BARRED:
@@ -59,23 +81,22 @@ def remedy_for(error: OSError, folder: Path | None = None) -> str:
             return _whose(Path(error.filename)) if named else access_remedy(folder)
         case number if number in _LOCKLESS:
             return "; this file system has no locks, as a network one without its lock service: choose a local disk"
-        case errno.EROFS:
-            return _READ_ONLY
-        case errno.EIO:
-            return "; the disk is failing or at a limit: see the kernel's log, and move the state folder to a sound one"
-        case _:
-            return ""
+        case number:
+            return _OF_DISKS.get(number or 0, "")
 
 
 def access_remedy(folder: Path | None) -> str:
     """What to do about a folder that this user may not use, with its own semicolon; it names a foreign owner."""
     if folder is None:
         return "; make the state folder writable for this user"
-    own = os.geteuid()
     with contextlib.suppress(OSError):
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             return _READ_ONLY
-    found = _with_entries(folder)
+    return misplaced(folder) or _barred(folder)
+
+
+def _barred(folder: Path) -> str:
+    own, found = os.geteuid(), _with_entries(folder)
     if not found:  # a folder above it lets nobody of ours through
         return _whose(folder)
     for path, owner in found:
@@ -86,6 +107,48 @@ def access_remedy(folder: Path | None) -> str:
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
             return f"; {path} cannot be read and written by {_user(own)}: chmod -R u+rwX {folder.absolute()}"
     return f"; make {folder.absolute()} writable for this user"
+
+
+def misplaced(folder: Path) -> str:
+    """What stands where a state folder or one of its files should, with its own semicolon; empty where nothing does.
+
+    A pipe would be waited for until somebody writes into it, and what a database finds in such a place it takes for a
+    disk that fails, or for rights that are missing.
+    """
+    for path in (*reversed(folder.absolute().parents), folder.absolute()):
+        if (kind := _kind(path)) not in {"", _FOLDER}:
+            return f"; {path} is {kind}, and no folder: move it away, or choose another store.folder"
+    for path in _own_files(folder):
+        if (kind := _kind(path)) not in {"", _FILE}:
+            return f"; {path} is {kind}, and no file: move it away"
+    return ""
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """What is read and written where it stands; what is only ever replaced is none of it."""
+    found: list[Path] = []
+    with contextlib.suppress(OSError):
+        found += sorted(one for one in folder.iterdir() if _is_ours(one))
+    for name in _FOLDERS:
+        with contextlib.suppress(OSError):
+            found += sorted((folder / name).iterdir())
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name == "lock" or ".sqlite" in path.name or path.suffix in _SUFFIXES
+
+
+def _kind(path: Path) -> str:
+    """What stands there; empty where nothing does, or nobody of ours may look."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            if error.errno in _NOWHERE and stat.S_ISLNK(path.lstat().st_mode):
+                return "a link that leads nowhere"
+        return ""
+    return next((kind for tells, kind in _KINDS if tells(mode)), "")
 
 
 def _whose(path: Path) -> str:

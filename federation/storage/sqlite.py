@@ -13,7 +13,7 @@ from typing import Final
 from federation.errors import StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import file_place, has_content, lost, sync_bytes
-from federation.storage.remedies import access_remedy, is_full, remedy_for
+from federation.storage.remedies import access_remedy, is_full, misplaced, remedy_for
 
 __all__ = [
     "Connection",
@@ -236,6 +236,8 @@ class ReadOnlyDatabase:
 
     def __init__(self, path: Path, layout: Layout, *, missing: str, at_once: bool = False) -> None:
         problem = f"{path} cannot be read; {missing}"
+        if odd := misplaced(path.parent):
+            raise StorageError(f"{path} cannot be read{odd}")
         try:
             uri = f"{path.absolute().as_uri()}?mode=ro"
             self._file = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
@@ -373,10 +375,7 @@ class _Transaction(storing):
 
 
 def disk_remedy(error: sqlite3.Error | OSError, folder: Path | None = None) -> str:
-    """A remedy to follow the error's text, with its own semicolon; empty where the error needs none of these.
-
-    ``folder``, where it is known, is looked at for what is not ours.
-    """
+    """A remedy to follow the error's text, or nothing; ``folder``, where known, is looked at for what is not ours."""
     if isinstance(error, OSError):
         return remedy_for(error, folder)
     match getattr(error, "sqlite_errorcode", 0) & _PRIMARY:

@@ -20,6 +20,7 @@ from edge_node.storage.model_file import model_name
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.errors import StorageError, StoreLocked
 from federation.runtime.failpoint import watch
+from federation.storage.folder import ReadableFolder
 from federation.types import Epoch, RoundId
 from tests.rigs.node_values import OTHER_RUN, RUN, entry, model, residual
 
@@ -216,11 +217,11 @@ def test_update_whose_payload_this_process_may_not_read_is_not_lost(
     store.save_outbox(entry(1), b"first frame", residual(0.5))
     store.close()
 
-    def barred(path: Path) -> bytes:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def barred(_: ReadableFolder, name: str) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", barred)
+        patch.setattr(ReadableFolder, "read", barred)
         with pytest.raises(StorageError, match=r"\.body cannot be read.*writable"):
             SqliteNodeStore(folder)
     again = SqliteNodeStore(folder)

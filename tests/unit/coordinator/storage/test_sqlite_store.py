@@ -26,7 +26,7 @@ from coordinator.storage.store import Figures, UpdateRow
 from federation.errors import StorageError, StoreLocked
 from federation.protocol.cohort import NOBODY
 from federation.protocol.messages import PartKind, Reason, ReceiptStatus
-from federation.storage.folder import Folder, FolderLock
+from federation.storage.folder import Folder, FolderLock, ReadableFolder
 from federation.storage.sqlite import Database
 from federation.types import ModelVersion, NodeId, RoundId, UpdateId
 from fedmq.audit.audit import audit, recompute_head
@@ -97,11 +97,11 @@ def test_a_head_that_this_process_may_not_read_is_not_undone(tmp_path: Path, num
     """As after one `sudo coordinator run`: its model is root's, and whole."""
     grown(tmp_path, 2).close()
 
-    def barred(path: Path) -> bytes:
-        raise OSError(number, os.strerror(number), str(path))
+    def barred(_: ReadableFolder, name: str) -> bytes:
+        raise OSError(number, os.strerror(number), name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", barred)
+        patch.setattr(ReadableFolder, "read", barred)
         with pytest.raises(StorageError, match=r"model-2\.safetensors cannot be read"):
             opened(tmp_path)
     store = opened(tmp_path)

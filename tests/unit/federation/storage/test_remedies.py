@@ -1,5 +1,6 @@
 """A folder that this user may not use is told with whose it is, and what is only barred is not taken for lost."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -8,8 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from coordinator.monitoring.presence import read_presence
+from coordinator.monitoring.state_files import read_waiting
+from coordinator.storage.read_only import ReadOnlyStore
+from coordinator.storage.sqlite_store import SqliteStore
+from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.command_line import errors_told
-from federation.storage.remedies import access_remedy, is_gone, remedy_for
+from federation.errors import StorageError
+from federation.runtime.obstacles import read_obstacles
+from federation.storage.folder import ReadableFolder
+from federation.storage.remedies import access_remedy, is_gone, misplaced, remedy_for
 
 
 def test_a_file_of_another_owner_is_named_also_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +99,74 @@ def test_a_command_that_may_not_read_something_ends_with_a_line(capsys: pytest.C
 )
 def test_only_what_nobody_can_read_is_gone(number: int, gone: bool) -> None:
     assert is_gone(OSError(number, "?")) is gone
+
+
+def put_pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def put_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def put_link(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+
+
+PUTS = [(put_pipe, "a pipe"), (put_folder, "a folder"), (put_link, "a link that leads nowhere")]
+
+
+@pytest.mark.parametrize(("put", "kind"), PUTS)
+@pytest.mark.parametrize("name", ["lock", "node.sqlite", "node.sqlite-wal", "node.sqlite-shm"])
+def test_a_state_folder_with_something_else_in_a_files_place_says_what_it_is(
+    tmp_path: Path, name: str, put: Callable[[Path], None], kind: str
+) -> None:
+    """A database takes it for a disk that fails, or for rights that are missing."""
+    put(tmp_path / name)
+    with pytest.raises(StorageError, match=f"{name} is {kind}, and no file: move it away"):
+        SqliteNodeStore(tmp_path)
+
+
+@pytest.mark.parametrize(("put", "kind"), [PUTS[0], PUTS[2]])
+def test_a_state_folder_that_is_none_says_what_it_is(tmp_path: Path, put: Callable[[Path], None], kind: str) -> None:
+    put(tmp_path / "state")
+    for folder in (tmp_path / "state", tmp_path / "state" / "node"):
+        with pytest.raises(StorageError, match=f"{tmp_path}/state is {kind}, and no folder: move it away"):
+            SqliteNodeStore(folder)
+    (tmp_path / "state").unlink()
+    (tmp_path / "state").touch()
+    with pytest.raises(StorageError, match="state is a file, and no folder"):
+        SqliteNodeStore(tmp_path / "state")
+
+
+def test_what_is_only_ever_replaced_keeps_no_role_from_its_start(tmp_path: Path) -> None:
+    put_pipe(tmp_path / "status.json")
+    assert misplaced(tmp_path) == ""
+    (tmp_path / "blobs").mkdir()
+    put_pipe(tmp_path / "blobs" / "model-1.safetensors")
+    assert "model-1.safetensors is a pipe" in misplaced(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["coordinator.sqlite3", "lock", "status.json", "nodes.json", "trouble.json"])
+def test_what_reads_a_state_folder_waits_for_no_pipe_in_it(tmp_path: Path, name: str) -> None:
+    """It waited until somebody writes into it, which is never."""
+    SqliteStore(tmp_path).close()
+    put_pipe(tmp_path / name)
+    with contextlib.suppress(StorageError), ReadOnlyStore(tmp_path):
+        pass
+    with contextlib.suppress(StorageError):
+        read_waiting(tmp_path)
+    read_presence(tmp_path, "run")
+    assert read_obstacles(tmp_path) == {}
+
+
+@pytest.mark.timeout(20)
+def test_a_body_that_is_a_pipe_is_as_good_as_gone(tmp_path: Path) -> None:
+    put_pipe(tmp_path / "frame.body")
+    with pytest.raises(OSError, match="it is no file") as refused:
+        ReadableFolder(tmp_path).read("frame.body")
+    assert is_gone(refused.value)
