@@ -185,8 +185,9 @@ def _unsealed(evidence: Evidence) -> Iterator[str]:
 
 def _finite(evidence: Evidence) -> str:
     store, digests = evidence.store, {row.record.version: row.record.digest for row in evidence.versions}
-    wrong = []
     # After the repair of a damaged head there is no file of the version before it.
+    needed = (one for one in store.kept_models() if one < evidence.head - 1)
+    wrong = [f"the model of version {one} is kept, and its file is gone" for one in needed if not store.has_model(one)]
     for version in sorted({evidence.head, *filter(store.has_model, store.kept_models())}):
         model = store.model(version)
         arrays = (model.parameters, model.shadow.parameters, model.shadow.statistics)

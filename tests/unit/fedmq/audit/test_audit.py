@@ -357,6 +357,11 @@ class TestFilesAndFolders:
         path.write_bytes(path.read_bytes()[:-1] + b"x")
         assert "the model of version 1 is damaged" in failed(audit(state))["I4"]
 
+    def test_a_best_model_whose_file_is_gone_is_seen(self, state: Path) -> None:
+        """It is neither the head's nor the one before: nothing else would ask for it before an export does."""
+        rows(state, "INSERT INTO retained VALUES (0, 1)")
+        assert "the model of version 0 is kept, and its file is gone" in failed(audit(state))["I4"]
+
     def test_a_database_that_is_gone_or_empty_beside_models_fails(self, state: Path) -> None:
         (state / DATABASE).write_bytes(b"")
         assert "cannot be read" in failed(audit(state))["I3"]
