@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 
 from federation.documents import read_json
 from federation.errors import DamagedStore
-from federation.storage.folder import replacing
+from federation.storage.folder import open_file, replacing
 
 __all__ = ["MANIFEST", "Archive", "Entry", "Progress", "write_archive"]
 
@@ -121,7 +121,7 @@ class Archive:
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        self._path, self._file = path, path.open("rb")
+        self._path, self._file = path, open_file(path)
         try:
             with self._told():
                 self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed with the archive

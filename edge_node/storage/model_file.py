@@ -52,6 +52,8 @@ def pack_model(model: HeldModel) -> bytes:
 
 def read_model(path: Path) -> HeldModel | None:
     """The model in a file, or None when it is missing, damaged, or not the model that it says it is."""
+    if not path.is_file():  # a pipe in its place would be waited for
+        return None
     with contextlib.suppress(OSError, SafetensorError, KeyError, ValueError, CodecError):
         with safe_open(path, framework="numpy") as file:
             labels = file.metadata() or {}
@@ -69,6 +71,8 @@ def read_model(path: Path) -> HeldModel | None:
 
 def read_held(path: Path) -> Held | None:
     """The model that a file says it holds, unchecked; None where there is no such file."""
+    if not path.is_file():
+        return None
     with (
         contextlib.suppress(OSError, SafetensorError, KeyError, ValueError),
         safe_open(path, framework="numpy") as file,

@@ -37,9 +37,6 @@ _SEEN_MAX: Final = 10_000
 _ODD: Final = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO})
 """What the system says where a file should be, or a folder, and something else is."""
 _NOWHERE: Final = frozenset({errno.ENOENT, errno.ELOOP})
-_SUFFIXES: Final = (".safetensors", ".body", ".chunks", ".sums")
-_FOLDERS: Final = ("blobs", "transfers")
-"""Of a state folder: whatever is in them is read."""
 _FILE: Final = "a file"
 _FOLDER: Final = "a folder"
 _KINDS: Final = (
@@ -125,18 +122,10 @@ def misplaced(folder: Path) -> str:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """What is read and written where it stands; what is only ever replaced is none of it."""
-    found: list[Path] = []
+    """What a role cannot begin without: whatever else is in a state folder is made, or sent, again."""
     with contextlib.suppress(OSError):
-        found += sorted(one for one in folder.iterdir() if _is_ours(one))
-    for name in _FOLDERS:
-        with contextlib.suppress(OSError):
-            found += sorted((folder / name).iterdir())
-    return found
-
-
-def _is_ours(path: Path) -> bool:
-    return path.name == "lock" or ".sqlite" in path.name or path.suffix in _SUFFIXES
+        return sorted(one for one in folder.iterdir() if one.name == "lock" or ".sqlite" in one.name)
+    return []
 
 
 def _kind(path: Path) -> str:

@@ -14,7 +14,7 @@ from coordinator.monitoring.privacy import privacy_report, privacy_row
 from coordinator.monitoring.report import evaluation_columns, update_columns
 from coordinator.storage.places import has_store
 from coordinator.storage.read_only import ReadOnlyStore
-from federation.documents import read_json
+from federation.documents import read_file, read_json
 from federation.errors import ConfigError, StorageError
 from federation.protocol.messages import ReceiptStatus
 
@@ -33,6 +33,9 @@ __all__ = [
 
 NAME_MAX = 32
 """Characters of a run's name in a legend or a table."""
+
+REPORT_BYTES_MAX = 64 << 20
+"""Of a report of a run, in bytes."""
 
 _UNTELLING = frozenset({"state", "coordinator", "store", "report"})
 """Names of folders and files that say nothing about the run: its folder's name is used too."""
@@ -217,7 +220,7 @@ def load_run(path: Path) -> Run:
     if path.is_dir() or path.suffix == ".toml":
         return _run_of_state(read_config(path, {}).store.folder, path)
     try:
-        report = read_json(path.read_text())
+        report = read_json(read_file(path, bytes_max=REPORT_BYTES_MAX))
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(f"{path} cannot be read as the report of a run: {error}") from error
     return run_of_report(report, path)

@@ -9,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from coordinator.backup.archive import Archive
 from coordinator.monitoring.presence import read_presence
 from coordinator.monitoring.state_files import read_waiting
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
+from edge_node.storage.model_file import read_held, read_model
 from edge_node.storage.sqlite_store import SqliteNodeStore
 from federation.command_line import errors_told
 from federation.errors import StorageError
@@ -142,12 +144,26 @@ def test_a_state_folder_that_is_none_says_what_it_is(tmp_path: Path, put: Callab
         SqliteNodeStore(tmp_path / "state")
 
 
-def test_what_is_only_ever_replaced_keeps_no_role_from_its_start(tmp_path: Path) -> None:
-    put_pipe(tmp_path / "status.json")
-    assert misplaced(tmp_path) == ""
+def test_what_is_made_or_sent_again_keeps_no_role_from_its_start(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
-    put_pipe(tmp_path / "blobs" / "model-1.safetensors")
-    assert "model-1.safetensors is a pipe" in misplaced(tmp_path)
+    for name in ("status.json", "blobs/model-1.safetensors", "model.safetensors"):
+        put_pipe(tmp_path / name)
+    assert misplaced(tmp_path) == ""
+
+
+@pytest.mark.timeout(20)
+def test_a_model_that_is_a_pipe_is_as_good_as_none(tmp_path: Path) -> None:
+    put_pipe(tmp_path / "model.safetensors")
+    assert read_model(tmp_path / "model.safetensors") is None
+    assert read_held(tmp_path / "model.safetensors") is None
+
+
+@pytest.mark.timeout(20)
+def test_a_backup_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    """What is in it is looked for here and there: it could not be read from one."""
+    put_pipe(tmp_path / "backup.tar")
+    with pytest.raises(OSError, match="it is no file"):
+        Archive(tmp_path / "backup.tar", lambda *_: None)
 
 
 @pytest.mark.timeout(20)
