@@ -108,18 +108,19 @@ def repair_head(database: Database, blobs: Blobs, folder: Path) -> list[str]:
     if len(rows) < 2 or not _intact(blobs, rows[1], folder):
         problem = f"the models of version {head} and of the one before are missing or damaged"
         raise StorageError(f"{problem}: {remedy_of(folder)}")
+    before = ModelVersion(rows[1]["version"])  # a site leaves out what it was away for
     with database.transaction("repair"):
-        _give_back_members(database, head)
+        _give_back_members(database, head, before)
         database.execute("DELETE FROM assignments WHERE round IN (SELECT round FROM rounds WHERE version >= ?)", head)
         for table in schema.OF_A_VERSION:
             database.execute(f"DELETE FROM {table} WHERE version = ?", head)  # noqa: S608 - constants
-        unseal_above(database, ModelVersion(head - 1))
+        unseal_above(database, before)
         # Nodes have heard of it: their word must not make a copy of this store.
         database.insert("meta", {"key": _UNDONE, "value": head}, conflict="REPLACE")
-    return [f"the model of version {head} was missing or damaged: back to version {head - 1}, its updates count again"]
+    return [f"the model of version {head} was missing or damaged: back to version {before}, its updates count again"]
 
 
-def _give_back_members(database: Database, version: int) -> None:
+def _give_back_members(database: Database, version: int, before: ModelVersion) -> None:
     """The updates of a version wait again; one whose payload is gone can be in no version any more."""
     members = database.execute(
         "SELECT update_id, update_id IN (SELECT update_id FROM payloads) AS kept FROM updates WHERE version = ?",
@@ -134,7 +135,7 @@ def _give_back_members(database: Database, version: int) -> None:
             " WHERE update_id = ?",
             status,
             reason,
-            None if member["kept"] else version - 1,
+            None if member["kept"] else before,
             member["update_id"],
         )
         seal_update(database, UpdateId(member["update_id"]))
@@ -305,7 +306,9 @@ def whole_parts(rows: Iterable[Row]) -> Iterator[ModelPart]:
 
 def read_obsolete(database: Readable, head: VersionRecord) -> tuple[ModelPart, ...]:
     """Parts of neither this head nor its predecessor that may still be on the broker."""
-    before = read_keys(database, head.version - 1)
+    former = "SELECT parts FROM versions WHERE version < ? ORDER BY version DESC LIMIT 1"
+    row = database.execute(former, head.version).fetchone()
+    before = [] if row is None else schema.parts_keys(row["parts"])
     there = (part for part in read_published(database) if part not in head.parts)
     return tuple(part for part in there if (part.kind.value, part.version) not in before)
 

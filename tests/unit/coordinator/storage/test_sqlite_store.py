@@ -19,7 +19,7 @@ from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.records import RoundRecord, TransferRecord, VersionRecord
 from coordinator.storage import seals, sqlite_store, statements
 from coordinator.storage.database import DATABASE, LAYOUT, open_read_only
-from coordinator.storage.files import TransferFiles, model_from_bytes
+from coordinator.storage.files import TransferFiles, model_file, model_from_bytes
 from coordinator.storage.read_only import ReadOnlyStore
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures, UpdateRow
@@ -89,6 +89,22 @@ def test_a_damaged_head_is_undone_and_the_same_updates_make_it_again(tmp_path: P
     members = [arrived(name, update(1.5), round_id=1).member for name in ("a", "b")]
     committer(store).commit(members, "full", Figures())
     assert store.recovered(recent=1).head.digest == digest
+    store.close()
+
+
+def test_a_damaged_head_goes_back_to_the_version_before_it_whichever_that_is(tmp_path: Path) -> None:
+    """A gateway's site leaves out what it was away for: it could not start any more, and no remedy was said."""
+    folder = tmp_path / "store"
+    grown(tmp_path, 2).close()
+    with closing(sqlite3.connect(folder / DATABASE)) as database, database:
+        database.execute("DELETE FROM versions WHERE version = 0")
+        database.execute("UPDATE versions SET version = 0 WHERE version = 1")
+    blobs = folder / "blobs"
+    (blobs / model_file(ModelVersion(1))).rename(blobs / model_file(ModelVersion(0)))
+    (blobs / model_file(ModelVersion(2))).unlink()
+    store = opened(tmp_path)
+    assert store.recovered(recent=1).head.version == 0
+    assert store.alarms == ["the model of version 2 was missing or damaged: back to version 0, its updates count again"]
     store.close()
 
 
