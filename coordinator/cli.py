@@ -153,6 +153,10 @@ def run(  # noqa: PLR0913 - one parameter per option is how the library declares
 
     settings = read_config(config, flags)
     check_file("--report", report)
+    if not settings.evaluation.apart:
+        from federation.tasks.set_order import in_one_order  # noqa: PLC0415
+
+        in_one_order(settings.task.name)
     from coordinator.app import run_coordinator  # noqa: PLC0415
 
     if not with_broker:

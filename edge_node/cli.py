@@ -238,8 +238,10 @@ def doctor(  # noqa: PLR0913 - one parameter per option is how the library decla
     from edge_node.setup.doctor import examine  # noqa: PLC0415 - as in `_run`
     from federation.doctor import tell  # noqa: PLC0415 - as in `_run`
     from federation.runtime.log import configure_log  # noqa: PLC0415 - as in `_run`
+    from federation.tasks.set_order import in_one_order  # noqa: PLC0415 - as in `_run`
 
     settings = read_config(config, flags)
+    in_one_order(settings.task.name)
     configure_log(json=False, level="critical")
     raise typer.Exit(tell(examine(settings), as_json=as_json))
 
@@ -318,6 +320,9 @@ def _run(file: Path | None, flags: Mapping[str, object], *, again: Sequence[str]
     from edge_node.config import read_config  # noqa: PLC0415
 
     settings = read_config(file, flags)
+    from federation.tasks.set_order import in_one_order  # noqa: PLC0415
+
+    in_one_order(settings.task.name, again)
     from edge_node.app import START_AGAIN, run_node  # noqa: PLC0415
 
     code = run_node(settings)

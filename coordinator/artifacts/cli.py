@@ -16,6 +16,7 @@ from coordinator.config.sections import CoordinatorConfig, read_config, state_fo
 from federation.command_line import JsonOption
 from federation.errors import ConfigError
 from federation.out_files import check_file
+from federation.tasks.set_order import in_one_order
 
 __all__ = ["export", "predict", "report"]
 
@@ -169,4 +170,5 @@ def _source(settings: CoordinatorConfig | None, task: str | None, data: Path | N
     name = task or (None if settings is None else settings.task.name)
     if name is None:
         return None
+    in_one_order(name)
     return TaskSource(name=name, data=data or (None if settings is None else settings.task.data))

@@ -23,6 +23,7 @@ from federation.inputs import Describable, Inputs
 from federation.task import Parameters, Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import of_scaffold, scaffolded
+from federation.tasks.set_order import environment_for
 from federation.tasks.statistics.task import StatisticsRequest, counting
 from update_codec import CodecError, Manifest, Role, Vectors, constant_digest
 
@@ -160,7 +161,8 @@ def _made_apart(
     fields = asdict(request) | {"out": str(out), "values": values}
     command = [sys.executable, "-m", "coordinator.global_model.initial", json.dumps(fields)]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=patience_s)
+        environment = environment_for(request.task)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=patience_s, env=environment)
         tensors: Mapping[str, NDArray[Any]] = safetensors.numpy.load_file(out)
     except subprocess.CalledProcessError as error:
         raise TaskError(error.stderr.strip() or f"the initial model's process ended with {error.returncode}") from error

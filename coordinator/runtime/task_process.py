@@ -40,6 +40,7 @@ from federation.documents import read_json
 from federation.errors import FederationError, TaskError, described
 from federation.task import Task, TaskContext
 from federation.tasks.registry import load_task
+from federation.tasks.set_order import environment_for
 from federation.tasks.statistics.task import StatisticsRequest
 from update_codec import Manifest, Vectors
 
@@ -241,6 +242,7 @@ class TaskApart:
                         command,
                         stdin=subprocess.DEVNULL,
                         stdout=2,
+                        env=environment_for(self._settings.request.task),
                         pass_fds=(theirs.fileno(),),
                         start_new_session=True,
                     )

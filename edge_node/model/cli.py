@@ -166,6 +166,7 @@ def predict(  # noqa: PLR0913 - one parameter per option is how the library decl
     """  # noqa: D301 - as above
     from edge_node.model.prediction import predictions, read_rows, read_table, written  # noqa: PLC0415 - as above
     from edge_node.model.runner import load_model  # noqa: PLC0415 - as above
+    from federation.tasks.set_order import in_one_order  # noqa: PLC0415 - as above
 
     path = model or _whole(_versions(config, folder))
     if path is None:
@@ -178,6 +179,8 @@ def predict(  # noqa: PLR0913 - one parameter per option is how the library decl
 
         settings = read_config(config, {}).task
     name = task or (None if settings is None else settings.name)
+    if name is not None:
+        in_one_order(name)
     asked = load_model(path, name, None if settings is None else settings.data)
     rule = asked.notes.score
     wanted = asked.notes.features if rule is None else rule.window.columns
@@ -208,6 +211,9 @@ def score(*, config: ConfigOption = None, log_json: LogJsonOption = None) -> Non
     from edge_node.config import read_config  # noqa: PLC0415 - as above
 
     settings = read_config(config, {"log.json": log_json})
+    from federation.tasks.set_order import in_one_order  # noqa: PLC0415 - as above
+
+    in_one_order(settings.task.name)
     from edge_node.model.service import run_score  # noqa: PLC0415 - as above
 
     raise typer.Exit(run_score(settings))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, Final, Never, TextIO
 
-__all__ = ["flush", "reserve", "start_again"]
+__all__ = ["flush", "is_reserved", "reserve", "start_again"]
 
 OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "site_gateway", "sum_helper"})
 THEIRS: Final = "federation.tasks."
@@ -43,6 +43,11 @@ def reserve() -> None:
     whole_lines = out.line_buffering or out.write_through
     stream = open(own, "w", buffering=1 if whole_lines else -1, encoding=out.encoding, errors=out.errors)  # noqa: PTH123, SIM115 - a descriptor, until the process ends
     sys.stdout = Divided(stream, errors)
+
+
+def is_reserved() -> bool:
+    """Whether this process is a program of ours, which has its standard output for itself."""
+    return isinstance(sys.stdout, Divided)
 
 
 def _fill_in() -> None:

@@ -7,19 +7,44 @@ test set are trained on somewhere, and nobody hears of it.
 
 import random
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Final
 
 import numpy as np
 
 from federation.runtime.log import get_log
 from federation.task import Task, TaskContext, TaskFactory
 
-__all__ = ["built_alike", "called", "drawn_alike"]
+__all__ = ["IMPORT_SEED", "built_alike", "called", "drawn_alike", "made_alike"]
+
+IMPORT_SEED: Final = 20_261
+"""From which a module draws when it is imported: nobody knows the run's seed yet, and no run's draws are repeated."""
 
 _told = set[str]()
 """Functions of which it was said that they draw."""
+
+_own_generator = np.random.default_rng
+
+
+class _Seeds(threading.local):
+    """Where a generator of NumPy's that is made without a seed gets one from; None: from the system."""
+
+    sequence: np.random.SeedSequence | None = None
+
+
+_seeds = _Seeds()
+
+
+def _generator(seed: Any = None) -> np.random.Generator:
+    """What stands for ``numpy.random.default_rng``; whoever has imported it by name keeps this one."""
+    sequence = _seeds.sequence
+    return _own_generator(sequence.spawn(1)[0] if seed is None and sequence is not None else seed)
 
 
 @contextmanager
@@ -49,6 +74,34 @@ def drawn_alike(seed: int) -> Iterator[Callable[[], bool]]:
             torch.random.set_rng_state(torch_before)
 
 
+@contextmanager
+def made_alike(seed: int) -> Iterator[Callable[[], bool]]:
+    """The same where a task or its data is made: also for torch that is loaded there, and NumPy's own generators.
+
+    Those are generators that are made without a seed. Not where it trains: what shall be secret there is drawn from
+    the system.
+
+    Args:
+        seed: Any whole number.
+
+    Yields:
+        Says whether anything was drawn so far.
+    """
+    before, sequence, watch = _seeds.sequence, np.random.SeedSequence(abs(seed)), _Watch(seed)
+    _seeds.sequence = sequence
+    np.random.default_rng = _generator
+    sys.meta_path.insert(0, watch)
+    try:
+        with drawn_alike(seed) as has_drawn:
+            yield lambda: has_drawn() or bool(sequence.n_children_spawned)
+    finally:
+        with suppress(ValueError):  # it has seen torch
+            sys.meta_path.remove(watch)
+        _seeds.sequence = before
+        if before is None:
+            np.random.default_rng = _own_generator
+
+
 def called(function: Callable[[], Any], seed: int) -> Any:
     """What a node's own data function gives; where it draws, that is said once.
 
@@ -56,36 +109,52 @@ def called(function: Callable[[], Any], seed: int) -> Any:
         function: The user's.
         seed: Of what it draws: the run's, so that two functions that divide the same rows divide them in the same way.
     """
-    with drawn_alike(seed) as has_drawn:
+    with made_alike(seed) as has_drawn:
         made = function()
         drew = has_drawn()
     name = getattr(function, "__qualname__", type(function).__name__)
     if drew and name not in _told:
         _told.add(name)
         differing = "numpy.random.default_rng([context.seed, context.node_index or 0])"
-        why = f"it draws from Python's or NumPy's own generator, and every node draws the same: else take {differing}"
+        why = f"it draws without a seed of its own, and every node draws the same: else take {differing}"
         get_log("task").warning("data_drawn_alike", function=name, why=why)
     return made
 
 
 def built_alike(build: TaskFactory, context: TaskContext) -> Task:
     """The task as any other process of the run builds it: what its factory draws is drawn from the run's seed."""
-    loaded = _torch() is not None
-    with drawn_alike(context.seed):
-        task = build(context)
-    if not loaded and _has_drawn_from_torch():
-        # torch was loaded by the factory, and has begun with a seed of its own.
-        with drawn_alike(context.seed):
-            task = build(context)
-    return task
+    with made_alike(context.seed):
+        return build(context)
 
 
-def _has_drawn_from_torch() -> bool:
-    torch = _torch()
-    if torch is None:
-        return False
-    first = torch.Generator().manual_seed(torch.initial_seed()).get_state()
-    return not bool((first == torch.random.get_rng_state()).all())
+class _Watch(MetaPathFinder):
+    """Seeds torch as soon as it is loaded: it begins with a seed of its own in each process.
+
+    Args:
+        seed: Any whole number.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed % 2**32
+
+    def find_spec(
+        self, fullname: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where torch is, with a loader that seeds it; nothing for any other module."""
+        if fullname != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            load = loader.exec_module
+
+            def seeded(module: ModuleType) -> None:
+                load(module)
+                module.manual_seed(self._seed)
+
+            loader.exec_module = seeded
+        return spec
 
 
 def _torch() -> Any:

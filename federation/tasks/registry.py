@@ -23,7 +23,7 @@ from federation.errors import ConfigError, FederationError, TaskError, described
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, Task, TaskContext, TaskFactory, task_label
 from federation.tasks.arguments import divided
-from federation.tasks.drawing import built_alike
+from federation.tasks.drawing import IMPORT_SEED, built_alike, made_alike
 
 _KEY = "task"
 
@@ -363,13 +363,14 @@ def _module_name(path: Path) -> str:
 
 @contextmanager
 def _importing(name: str) -> Iterator[None]:
-    """Tell why a user's module cannot be imported; a module that is missing is told by the caller.
+    """Import a user's module as every process does, and tell why it cannot be; what is missing the caller tells.
 
     Raises:
         ConfigError: It raised, or ended the process.
     """
     try:
-        yield
+        with made_alike(IMPORT_SEED):
+            yield
     except (FederationError, ModuleNotFoundError, KeyboardInterrupt):
         raise
     except SystemExit as error:

@@ -124,7 +124,8 @@ class ForkServer:
     def __enter__(self) -> Self:
         """Start it; it imports while the caller goes on."""
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # With the hashes of programs that run a user's task by themselves: see federation.tasks.set_order.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         command = [sys.executable, "-m", "fedmq.demo.fork_server", *self._modules]
         with theirs:
             self._server = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from federation.errors import ConfigError
+from federation.tasks.set_order import in_one_order
 from federation.units import counted, human_bytes
 from fedmq.simulation.experiment.cli import train
 from fedmq.simulation.experiment.options import ROUNDS, TrainOptions
@@ -94,6 +95,8 @@ def simulate(  # noqa: PLR0913 - one parameter per option of the command line
       coordinator simulate --train --task mnist-mlp --nodes 10 --helpers 4 --set privacy.threshold=3
       coordinator simulate --nodes 200 --rounds 50 --buffer 10 --per-round 40 --faults mild,vanish=0.2
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
+    if task is not None:
+        in_one_order(task)
     if real:
         least = None if config is not None else min(nodes, max(PER_ROUND_LEAST, nodes // 10))
         train(

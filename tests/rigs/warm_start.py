@@ -39,6 +39,8 @@ PROGRAMS = {
     "pytest",
 }
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ONE_ORDER = {"PYTHONHASHSEED": "0"}
+"""What a program starts again with, where it runs a user's task: see federation.tasks.set_order."""
 NUMBER = struct.Struct("<i")
 GIVEN = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
 """What the standard library's own, private method is told to start."""
@@ -61,7 +63,8 @@ class Start:
 
 
 def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in environ.items() if name.startswith("PYTHON") and name != "PYTHONUNBUFFERED"}
+    read = {name: text for name, text in environ.items() if name.startswith("PYTHON") and name != "PYTHONUNBUFFERED"}
+    return dict(read.items() - ONE_ORDER.items())
 
 
 class WarmPopen(subprocess.Popen[Any]):
@@ -140,7 +143,7 @@ class WarmProcess:
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env=os.environ | ONE_THREAD,
+                env=os.environ | ONE_THREAD | ONE_ORDER,
                 pass_fds=[listener.fileno()],
             )
         assert self.process.stdout is not None

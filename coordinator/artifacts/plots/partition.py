@@ -17,6 +17,7 @@ from federation.out_files import check_file
 from federation.task import TaskContext
 from federation.tasks.label_counts import LabelCounts, label_counts
 from federation.tasks.registry import load_task
+from federation.tasks.set_order import in_one_order
 from federation.units import counted
 
 __all__ = ["draw_partition", "partition"]
@@ -94,6 +95,7 @@ def partition(  # noqa: PLR0913 - one parameter per option of the command line
       coordinator partition --task digits --nodes 10 --partition dirichlet:0.1 -o parts.png
     """  # noqa: D301 - the escape is the library's mark for a block that keeps its lines
     check_file("--out", out, ".png", ".svg")
+    in_one_order(task)
     context = TaskContext(node_index=0, node_count=nodes, data=data, device="cpu", seed=seed, partition=by)
     counts = label_counts(load_task(task)(context))
     if as_json:

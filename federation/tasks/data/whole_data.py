@@ -11,7 +11,7 @@ from federation.errors import TaskError
 from federation.task import Array, TaskContext
 from federation.tasks.data.frames import rows_at
 from federation.tasks.data.partitioners import Rows, Traits, all_parts, part_of
-from federation.tasks.drawing import drawn_alike
+from federation.tasks.drawing import made_alike
 
 __all__ = ["WholeData", "refuse_another", "refuse_sparse"]
 
@@ -89,7 +89,7 @@ class WholeData:
         return self._arrays if "_arrays" in self.__dict__ else self._read()
 
     def _read(self) -> tuple[Any, ...]:
-        with drawn_alike(0):
+        with made_alike(0):
             arrays = self.load()
         if len(arrays) not in {2, 3}:
             raise TaskError("a whole data set is inputs and targets of one length, and perhaps the owner of each row")

@@ -29,6 +29,7 @@ from federation.storage.folder import empty_folder
 from federation.task import TaskContext, task_label
 from federation.tasks.pool.node_pool import NodePool
 from federation.tasks.registry import load_task
+from federation.tasks.set_order import in_one_order
 from federation.types import NodeId
 from federation.units import counted, human_bytes, human_metric
 from fedmq.simulation.experiment.experiment import Experiment, NobodyTrains, Plan, Result, VersionFigures, run_report
@@ -116,6 +117,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     # A task may change the working directory, as scripts do to find their files.
     report_to = None if options.report is None else options.report.absolute()
     options, config = resolve(options)
+    in_one_order(config.task.name)
     experiment = experiment_of(options, config)
     _check_metric(experiment)
     step = max(1, experiment.plan.engine.versions // SHOWN)

@@ -1,9 +1,10 @@
 """What users' code draws without a seed is the same in every process, and changes nothing in the process."""
 
 import random
+import subprocess
 import sys
 from collections.abc import Callable
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import structlog
 import torch
 
 from federation.errors import TaskError
-from federation.task import Task, TaskContext
+from federation.task import TaskContext
 from federation.tasks import TorchTask, drawing
 from federation.tasks.data.examples import Examples
 from federation.tasks.data.whole_data import WholeData, refuse_another
-from federation.tasks.drawing import built_alike, called, drawn_alike
+from federation.tasks.drawing import called, drawn_alike
 from federation.tasks.registry import load_task, named_task
 from federation.tasks.training.local_data import TensorData
 
@@ -117,27 +118,59 @@ def test_a_data_function_that_draws_is_told_of_once(monkeypatch: pytest.MonkeyPa
     assert "context.node_index" in logs[0]["why"]
 
 
-def test_a_factory_that_loads_torch_itself_is_run_again_where_it_has_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its generator has a seed of its own in each process: what was drawn right after its import came from that."""
-    runs = list[str]()
+DRAWS = """
+import random
+import numpy as np
+from numpy.random import default_rng
 
-    def build(_: TaskContext) -> Any:
-        monkeypatch.setitem(sys.modules, "torch", torch)
-        runs.append(f"{float(torch.rand(1)):.6f}" if len(runs) < 4 else "nothing")
-        return object()
+AT_IMPORT = [random.random(), np.random.random(), default_rng().random(), np.random.default_rng().random()]
+import torch
+AT_IMPORT += torch.rand(2).tolist()
+from beside import DRAWN
+AT_IMPORT.append(DRAWN)
 
-    here = TaskContext(node_index=0, node_count=1, seed=5)
-    for process in (1, 2):
-        elsewhere(process)
-        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
-        made: Task = built_alike(build, here)
-        assert made
-    assert len(runs) == 4
-    assert runs[1] == runs[3] != runs[2]
-    elsewhere(3)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
-    built_alike(build, here)
-    assert runs[4:] == ["nothing"]
+class Task:
+    def __init__(self):
+        self.drawn = [torch.rand(1).item(), np.random.default_rng().random(), default_rng().random()]
+
+def build(context):
+    return Task()
+"""
+
+
+def test_what_is_drawn_at_import_is_the_same_in_every_process(tmp_path: Path) -> None:
+    """A projection that each process had drawn for itself was another model on each node, without a word."""
+    (tmp_path / "beside.py").write_text("import torch\nDRAWN = torch.rand(1).item()\n")
+    (tmp_path / "mine.py").write_text(DRAWS)
+    (tmp_path / "late.py").write_text(
+        "import numpy as np\nclass Task:\n    pass\ndef build(context):\n    import torch\n    task = Task()\n"
+        "    task.drawn = [torch.rand(1).item(), np.random.default_rng().random()]\n    return task\n"
+    )
+    asks = (
+        "import sys; from federation.tasks.registry import load_task; from federation.task import TaskContext\n"
+        "print(*load_task(sys.argv[1])(TaskContext(node_index=0, node_count=1)).drawn)\n"
+        "print(*getattr(sys.modules[sys.argv[2]], 'AT_IMPORT', ()))\n"
+        "import numpy as np, torch; print(np.random.default_rng().random(), torch.rand(1).item(), file=sys.stderr)\n"
+    )
+    for name in ("mine", "late"):
+        command = [sys.executable, "-c", asks, str(tmp_path / f"{name}.py"), name]
+        said = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2)]
+        assert said[0].stdout == said[1].stdout
+        assert len(set(said[0].stdout.split())) == len(said[0].stdout.split())
+        assert said[0].stderr.split()[0] != said[1].stderr.split()[0], "our own generators are anybody's"
+
+
+def test_a_generator_without_a_seed_is_told_of_and_has_one_only_where_data_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drawing, "_told", set())
+    with structlog.testing.capture_logs() as logs:
+        found = [called(lambda: np.random.default_rng().random(3).tolist(), 1) for _ in range(2)]
+    assert found[0] == found[1]
+    assert [line["event"] for line in logs] == ["data_drawn_alike"]
+    with drawn_alike(1):
+        assert np.random.default_rng().random() != np.random.default_rng().random()
+    assert np.random.default_rng(5).random() == np.random.Generator(np.random.PCG64(5)).random()
 
 
 def test_data_of_the_whole_federation_that_two_have_drawn_is_refused_in_a_simulation() -> None:
