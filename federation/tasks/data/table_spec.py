@@ -11,6 +11,10 @@ from federation.errors import TaskError
 __all__ = ["TableSpec", "as_names", "normal", "twice"]
 
 
+_UNSEEN = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff"))
+"""Marks of no width, as they come with names that are copied from a page."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSpec:
     """What is wanted of a table, and how it is written.
@@ -70,8 +74,8 @@ def as_names(names: Sequence[object], what: str) -> tuple[str, ...]:
 
 
 def normal(cell: str) -> str:
-    """One spelling of a column's name: some systems write an accent as a character of its own."""
-    return unicodedata.normalize("NFC", cell.strip())
+    """One spelling of a column's name: some systems write an accent as a character of its own, or what nobody sees."""
+    return unicodedata.normalize("NFC", cell.translate(_UNSEEN).strip())
 
 
 def twice(names: Sequence[str]) -> str | None:

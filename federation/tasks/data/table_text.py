@@ -55,6 +55,8 @@ def read_text(path: Path, encoding: str | None = None) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         remedy = "give encoding=, such as 'cp1252' for what Excel saves as CSV in Western Europe"
+        if 4 * content.count(b"\0") > len(content):
+            remedy = "give encoding=, such as 'utf-16-le': every other byte is zero"
         raise TaskError(f"{path} cannot be read: line {line} is not {error.encoding}: {remedy}") from error
     except (OSError, EOFError, zlib.error, LookupError, MemoryError) as error:
         raise TaskError(f"{path} cannot be read: {error}") from error

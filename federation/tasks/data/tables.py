@@ -3,10 +3,8 @@
 The inputs are in one order on every device: as `TableSpec.features` says, or in the order of the columns' names.
 """
 
-import csv
-import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,15 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.task import Array
+from federation.tasks.data.table_rows import Row, fitted, read_rows
 from federation.tasks.data.table_spec import TableSpec, normal, twice
-from federation.tasks.data.table_text import read_text
 
 __all__ = ["GAPS", "Table", "coarse_in", "first_gap", "read_cells", "read_columns", "read_table"]
 
-SEPARATORS = (",", ";", "\t", "|")
-GAPS = frozenset({"", "-", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>"})
+GAPS = frozenset(
+    {"", "-", "--", ".", "?", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "nil", "nat", "<na>", "\\n"}
+    | {"#div/0!", "#value!", "#num!", "#ref!", "#name?", "#null!"}
+)
 """What programs write where there is no value, in lower case."""
 
 CELL_SHOWN = 60
@@ -34,14 +34,20 @@ STEPS_MIN = 4
 NO_CLASS = -1
 """The number of a class that is not said, where gaps may stay."""
 
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
-"""What Excel writes, and reads, as the first line."""
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d*)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+_POINT = re.compile(r"[+-]?\d*\.\d+")
+_GROUPS = re.compile(r"[+-]?\d{1,3}([., '\u00a0\u202f]\d{3})+([.,]\d*)?")
+_DATE = re.compile(r"\d{1,4}([-/.])\d{1,2}\1\d{1,4}([T ].*)?")
 
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|")
 """No name at all, or what pandas calls such a column when it writes the table again."""
 
 _SPACES = " \u00a0\u2009\u202f"
 """Which space stands between groups of digits depends on the program."""
+
+SEVERAL = 3
+"""Rows of which one that is no number is said to be the only one."""
 
 F32 = NDArray[np.float32]
 
@@ -61,21 +67,15 @@ class Table:
     targets: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    line: int
-    cells: Sequence[str]
-
-
 def read_table(path: Path, spec: TableSpec) -> Table:
     """Read a table whose first line with something in it names the columns.
 
     Raises:
         TaskError: It says the file, the line, the column, and the option or the change that resolves it.
     """
-    header, rows = _rows(path, spec)
+    header, rows = read_rows(path, spec)
     names = [normal(cell) for cell in header.cells]
-    rows = [_fitted(path, row, len(names)) for row in rows]
+    rows = [fitted(path, row, len(names)) for row in rows]
     places = _places(f"{path} line {header.line}", names, rows, spec)
     target = places.pop(spec.target)
     if spec.missing == "drop":
@@ -103,10 +103,10 @@ def read_cells(path: Path, target: str = "") -> tuple[list[str], list[Sequence[s
     Raises:
         TaskError: It is no table of text, or a row has more or fewer cells than there are columns.
     """
-    header, rows = _rows(path, TableSpec(target=target))
+    header, rows = read_rows(path, TableSpec(target=target))
     names = [normal(cell) for cell in header.cells]
     unnamed = ["" if _UNNAMED.fullmatch(name) else name for name in names]
-    return unnamed, [_fitted(path, row, len(names)).cells for row in rows]
+    return unnamed, [fitted(path, row, len(names)).cells for row in rows]
 
 
 def read_columns(
@@ -129,9 +129,9 @@ def read_columns(
     """
     wanted = (*numbers, *texts)
     spec = TableSpec(target=wanted[0], features=wanted[1:] or None, missing="gap", decimal=decimal, sep=sep)
-    header, rows = _rows(path, spec)
+    header, rows = read_rows(path, spec)
     names = [normal(cell) for cell in header.cells]
-    rows = [_fitted(path, row, len(names)) for row in rows]
+    rows = [fitted(path, row, len(names)) for row in rows]
     if double := twice([name for name in names if name in wanted]):
         raise TaskError(f"{path} line {header.line}: two columns are called {double!r}: rename one")
     reader = _Cells(path=path, spec=spec)
@@ -141,54 +141,7 @@ def read_columns(
     return found, {name: [row.cells[names.index(name)].strip() for row in rows] for name in texts if name in names}
 
 
-def _rows(path: Path, spec: TableSpec) -> tuple[_Row, list[_Row]]:
-    """The header and what follows it, without lines in which nothing is."""
-    text = read_text(path, spec.encoding)
-    first = next((line.strip("\r\n ") for line in io.StringIO(text) if line.strip()), "")
-    hint = _SEPARATOR_LINE.fullmatch(first)
-    found, problem = list[tuple[_Row, Iterator[_Row]]](), TaskError(f"{path} cannot be read")
-    for separator in [spec.sep] if spec.sep else [hint[1]] if hint else SEPARATORS:
-        rows = _parsed(path, text, separator)
-        try:
-            heads = [next(rows, _Row(line=1, cells=())) for _ in range(2 if hint else 1)]
-        except TaskError as error:
-            problem = error
-        else:
-            found.append((heads[-1], rows))
-    if not found:
-        raise problem
-    header, rows = max(found, key=lambda each: _fitness(each[0], spec))
-    return header, list(rows)
-
-
-def _fitness(header: _Row, spec: TableSpec) -> tuple[int, int]:
-    """How well a separator makes columns of a header: those that are wanted, then as many as can be."""
-    names = {normal(cell) for cell in header.cells}
-    return len({spec.target, *(spec.features or ())} & names), len(header.cells)
-
-
-def _parsed(path: Path, text: str, separator: str) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield _Row(line=line, cells=cells)
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise TaskError(f"{path} line {line} cannot be read: {error}; see its quotes") from error
-
-
-def _fitted(path: Path, row: _Row, width: int) -> _Row:
-    """A row of as many cells as there are columns; separators may follow."""
-    rest = "".join(row.cells[width:]).strip()
-    if len(row.cells) < width or rest:
-        hint = ": cells with a comma in them must be in quotes" if rest else ""
-        raise TaskError(f"{path} line {row.line}: {len(row.cells)} values, and {width} columns{hint}")
-    return _Row(line=row.line, cells=row.cells[:width])
-
-
-def _places(where: str, names: Sequence[str], rows: Sequence[_Row], spec: TableSpec) -> dict[str, int]:
+def _places(where: str, names: Sequence[str], rows: Sequence[Row], spec: TableSpec) -> dict[str, int]:
     """The columns that are wanted by name: the inputs in their order, then the target."""
     used = [place for place, name in enumerate(names) if name or any(row.cells[place].strip() for row in rows)]
     known = [names[place] for place in used if not _UNNAMED.fullmatch(names[place])]
@@ -203,14 +156,25 @@ def _places(where: str, names: Sequence[str], rows: Sequence[_Row], spec: TableS
     else:
         wanted = list(spec.features)
     if (missing := [name for name in (*wanted, spec.target) if name not in names]) or not wanted:
-        has = ", ".join(filter(None, names)) or "nothing"
-        what = ", ".join(missing) or "to predict from"
-        raise TaskError(f"{where} has no column {what}: it has {has}; give sep= if these are not the columns")
+        raise TaskError(
+            f"{where} has no column {', '.join(missing) or 'to predict from'}: {_what_is_there(names, missing)}"
+        )
     if double := twice([name for name in known if name in {*wanted, spec.target}]):
         both = " and ".join(str(place + 1) for place in used if names[place] == double)
         remedy = "rename one" if double == spec.target else "rename one, or give features= without it"
         raise TaskError(f"{where}: columns {both} are both called {double!r}: {remedy}")
     return {name: names.index(name) for name in (*wanted, spec.target)}
+
+
+def _what_is_there(names: Sequence[str], missing: Sequence[str]) -> str:
+    """The columns that a table has instead, and what may be meant."""
+    near = [name for name in names for other in missing if name.lstrip("# ").casefold() == other.casefold()]
+    has = f"it has {', '.join(filter(None, names)) or 'nothing'}"
+    if near:
+        return f"{has}; did you mean {near[0]!r}?"
+    if any(map(_NUMBER.fullmatch, names)):
+        return f"{has}: the first line must name the columns"
+    return f"{has}; give sep= if these are not the columns"
 
 
 def _is_gap(cell: str, spec: TableSpec, is_target: bool) -> bool:  # noqa: FBT001 - which column it is
@@ -226,7 +190,7 @@ class _Cells:
     spec: TableSpec
 
     def numbers(
-        self, name: str, rows: Sequence[_Row], place: int, missing: str | float | None, *, coarse: bool = False
+        self, name: str, rows: Sequence[Row], place: int, missing: str | float | None, *, coarse: bool = False
     ) -> F32:
         """One column; a number stands where a value is missing.
 
@@ -239,13 +203,16 @@ class _Cells:
         """
         pattern, found = self._pattern(), np.empty(len(rows), np.float64)
         for index, row in enumerate(rows):
-            text = row.cells[place].strip()
+            text = _read(row.cells[place])
             if pattern.fullmatch(text):
                 found[index] = float(self._plain(text))
             elif missing is not None and text.lower() in GAPS:
                 found[index] = missing if isinstance(missing, int | float) else np.nan
             else:
-                raise TaskError(f"{self._at(row)}: {name} is {_shown(text)}, {self._problem(text, name)}")
+                ends = len(rows) >= SEVERAL and row in (rows[0], rows[-1])
+                alone = ends and sum(self._is_other(each.cells[place]) for each in rows) == 1
+                why = self._problem(text, name, alone=alone)
+                raise TaskError(f"{self._at(row)}: {name} is {_shown(text)}, {why}")
         with np.errstate(over="ignore"):
             column = found.astype(np.float32)
         finite = np.isfinite(column) | np.isnan(found)
@@ -257,7 +224,7 @@ class _Cells:
             raise TaskError(f"{self.path}: {name} {problem}, or give features= without it")
         return column
 
-    def class_numbers(self, rows: Sequence[_Row], place: int) -> NDArray[np.int64]:
+    def class_numbers(self, rows: Sequence[Row], place: int) -> NDArray[np.int64]:
         """The target column, where it says classes."""
         number_of = {each: number for number, each in enumerate(self.spec.classes)}
         found = np.empty(len(rows), np.int64)
@@ -275,7 +242,11 @@ class _Cells:
             found[index] = number
         return found
 
-    def _at(self, row: _Row) -> str:
+    def _is_other(self, cell: str) -> bool:
+        """Whether a cell is neither a number nor a gap."""
+        return not self._pattern().fullmatch(_read(cell)) and cell.strip().lower() not in GAPS
+
+    def _at(self, row: Row) -> str:
         return f"{self.path} line {row.line}"
 
     def _pattern(self) -> re.Pattern[str]:
@@ -290,21 +261,35 @@ class _Cells:
             text = text.replace(space, "")
         return text.replace(self.spec.thousands or "", "").replace(self.spec.decimal, ".")
 
-    def _problem(self, text: str, name: str) -> str:
-        """What is wrong with a cell, and what resolves it."""
+    def _problem(self, text: str, name: str, *, alone: bool) -> str:
+        """What is wrong with a cell, and what resolves it; whether all others of its column are numbers."""
         if text.lower() in GAPS:
             said = "not finite" if "nan" in text.lower() else "no value"
             fill = "" if name == self.spec.target else ", or a number that stands in their place"
             return f"which is {said}: give missing='drop' to leave such rows out{fill}"
         if text.lstrip("+-").lower() in {"inf", "infinity"}:
             return "which is not finite"
-        if re.fullmatch(r"[+-]?\d*,\d+", text) and self.spec.decimal == ".":
-            return "which is no number: give decimal=',' (or thousands=',')"
-        if re.fullmatch(r"[+-]?\d{1,3}([., '\u00a0\u202f]\d{3})+([.,]\d*)?", text):
-            return "which is no number: give thousands=, and decimal= if a comma is the decimal mark"
-        if name == self.spec.target:
-            return f"which is no number: give classes= if {name} names kinds"
-        return "which is no number: change it, or give features= without this column"
+        return f"which is no number: {self._remedy(text, name, alone=alone)}"
+
+    def _remedy(self, text: str, name: str, *, alone: bool) -> str:
+        comma = self.spec.decimal == "."
+        for applies, remedy in (
+            (normal(text) == name, "the line has the columns' names again: take it out"),
+            (_GROUPS.fullmatch(text), "give thousands=, and decimal= if a comma is the decimal mark"),
+            (alone, "all others of the column are (a line of units, or of totals?): change it, or take its line out"),
+            (comma and _COMMA.fullmatch(text), "give decimal=',' (or thousands=',')"),
+            (not comma and _POINT.fullmatch(text), "decimal=',' is given: write one mark everywhere"),
+            (name == self.spec.target, f"give classes= if {name} names kinds"),
+            (_DATE.fullmatch(text), "make hours or days since a fixed date of it, or give features= without it"),
+        ):
+            if applies:
+                return remedy
+        return "change it, or give features= without this column"
+
+
+def _read(cell: str) -> str:
+    """A cell with the minus sign of a keyboard: some languages' programs write that of mathematics."""
+    return cell.strip().replace("\u2212", "-", 1)
 
 
 def _shown(cell: str) -> str:

@@ -46,6 +46,11 @@ def read(folder: Path, text: str | bytes, **options: Any) -> Any:
             PLAIN.replace(",", ";").replace("heat;vib", '"heat";"vib').replace("ion;", 'ion";'), {}, id="both"
         ),
         pytest.param("\ufeff" + PLAIN, {}, id="byte order mark"),
+        pytest.param("# exported by X\n" + PLAIN, {}, id="a comment above"),
+        pytest.param('\ufeff# on 1,5; "by\n\n #x,y,z\n' + PLAIN, {}, id="comments with separators and a quote"),
+        pytest.param("# x\r\nsep=;\r\n" + PLAIN.replace(",", ";").replace("\n", "\r\n"), {}, id="a comment and a hint"),
+        pytest.param(PLAIN.replace("state", "state\u200b"), {}, id="a mark of no width in a name"),
+        pytest.param("\n" * 60 + PLAIN, {}, id="many empty lines"),
         pytest.param(PLAIN.encode("utf-16"), {}, id="UTF-16"),
         pytest.param(PLAIN.encode("utf-32"), {}, id="UTF-32"),
         pytest.param(gzip.compress(PLAIN.encode("utf-16")), {}, id="packed, whatever it is called"),
@@ -161,6 +166,60 @@ def test_an_argument_that_says_nothing_is_refused_before_anything_is_read(
 def test_what_is_no_table_of_text_is_called_what_it_is(tmp_path: Path, begin: bytes, kind: str) -> None:
     with pytest.raises(TaskError, match=rf"t\.csv is {kind}: save it as a table of text"):
         read(tmp_path, begin + bytes(100))
+
+
+MANY = "heat,vibration,state\n" + "".join(f"{60 + row}.5,{row},{'worn' if row % 2 else 'ok'}\n" for row in range(6))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("Report of line 3\n\n" + MANY, {}, "line 1 has no column state, and line 3 has one: take out the lines above"),
+        ("Device;3\nBy;X\n" + MANY.replace(",", ";"), {}, "line 1 has no column state, and line 3 has one"),
+        ("A,A,B\n" + MANY, {}, "line 1 has no column state, and line 2 has one"),
+        (
+            MANY.replace("\n", "\nC,mm/s,\n", 1),
+            {},
+            "line 2: heat is 'C', .*all others .*a line of units",
+        ),
+        (MANY + "Total,9,\n", {}, "line 8: heat is 'Total', .*a line of units, or of totals"),
+        (MANY + '"1,234.5",3,ok\n', {}, "line 8: heat is '1,234.5', which is no number: give thousands="),
+        (MANY + MANY, {}, "line 8: heat is 'heat', .*has the columns' names again: take it out"),
+        (
+            MANY.replace("61.5", "5%").replace("62.5", "6%"),
+            {},
+            "line 3: heat is '5%', which is no number: change it, or",
+        ),
+        (MANY.replace("60.5", "2024-01-01").replace("61.5", "2024-01-02"), {}, "hours or days since a fixed date"),
+        (MANY, {"decimal": ","}, "line 2: heat is '60.5', which is no number: decimal=',' is given"),
+        (MANY + "# end\n", {}, "line 8: 1 values, and 3 columns: take the comment out"),
+        (
+            MANY.replace("state", "State"),
+            {},
+            "has no column state: it has heat, vibration, State; did you mean 'State'",
+        ),
+        ("#state,heat\n" + "ok,1\n" * 3, {}, "did you mean '#state'"),
+        (MANY.partition("\n")[2], {}, "the first line must name the columns"),
+        (MANY.replace("61.5", "#DIV/0!"), {}, "line 3: heat is '#DIV/0!', which is no value: give missing='drop'"),
+        (MANY.encode("utf-16-le")[2:].replace(b"h", b"\xff"), {}, "utf-16-le"),
+    ],
+)
+def test_what_stands_around_a_tables_rows_is_told_by_its_line(
+    tmp_path: Path, text: str | bytes, options: dict[str, Any], message: str
+) -> None:
+    """A line above the names was said to be cells that must be in quotes."""
+    with pytest.raises(TaskError, match=message):
+        read(tmp_path, text, **options)
+
+
+def test_the_minus_sign_of_mathematics_is_one(tmp_path: Path) -> None:
+    assert read(tmp_path, PLAIN.replace("60.1", "\u221260.1"))[0][0] == [-60.1, 1.5]
+
+
+def test_lines_of_quotes_far_below_are_refused_whichever_separator_is_tried(tmp_path: Path) -> None:
+    for rows in (1, 200):
+        with pytest.raises(TaskError, match=rf"line {rows + 2} cannot be read: .*see its quotes"):
+            read(tmp_path, "heat,vibration,state\n" + "1,2,ok\n" * rows + '1,"2"x,ok\n')
 
 
 def test_a_table_of_which_no_row_is_left_is_named(tmp_path: Path) -> None:
