@@ -32,7 +32,7 @@ from federation.tasks.training.local_data import (
 )
 from federation.tasks.training.local_model import LocalModel, arrays_of, choose_device, module_of, seeded
 from federation.tasks.training.local_sgd import TrainingPlan, train_locally, try_step
-from federation.tasks.training.metrics import Evaluation
+from federation.tasks.training.metrics import Evaluation, refuse_miscounted
 from federation.tasks.training.nonpersistent_state import (
     JUDGED,
     NonPersistentState,
@@ -106,6 +106,7 @@ class LocalTraining:
                 predict = partial(output_of, self._task.loss, batch)
                 refuse_unseeded(self.model.module, self.model.layout, self._made, predict)
             before = NonPersistentState.of(self.model.module)
+            refuse_miscounted(self._task, self.model.module, batch)
             try_step(self.model, self._task.loss, batch, self._own)
             # Other rows, where there are any: what was made of the batch itself would be made of it again.
             self._refuse_nonpersistent(before, next(batches, batch))

@@ -5,20 +5,22 @@ gradient by the scores of a wrong answer is lowest at the class that is right, a
 has no gradient at all. For one score it is cross-entropy, or no accuracy is reported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 from federation.errors import TaskError
 from federation.task import Metrics
 from federation.tasks.training.batches import Reading, num_examples
 from federation.tasks.training.local_data import EVALUATION_BATCH, NO_BATCH, LocalData
-from federation.tasks.training.spec import is_stateful
+from federation.tasks.training.spec import TorchTaskSpec, is_stateful
+from federation.units import counted
 
-__all__ = ["Answers", "Evaluation", "answers_of"]
+__all__ = ["Answers", "Evaluation", "answers_of", "refuse_miscounted"]
 
 _AGREEMENT = 0.9
 """Share of the wrong answers whose gradient must say that the targets are classes."""
@@ -117,6 +119,47 @@ def answers_of(reading: Reading, output: Any, batch: Any) -> Answers | None:
     fitting = [axis for axis in axes if output.shape[:axis] + output.shape[axis + 1 :] == target.shape]
     found = (_classes(axis, output, target, gradient) for axis in dict.fromkeys(fitting))
     return next((each for each in found if each is not None), None)
+
+
+def refuse_miscounted(task: TorchTaskSpec, module: nn.Module, batch: Any) -> None:
+    """Refuse names of which there are more or fewer than columns go in, or classes come out.
+
+    Args:
+        task: Says the names.
+        module: The task's model, which is called once, in evaluation mode.
+        batch: Two examples.
+
+    Raises:
+        TaskError: It says both numbers.
+    """
+    reading, classes = Reading.of(module, task.loss), len(task.class_names)
+    given, named = reading.inputs(batch)
+    if task.features and not named and len(given) == 1 and isinstance(given[0], torch.Tensor):
+        _refuse_features(len(task.features), given[0].shape[1:])
+    if not classes:
+        return
+    module.eval()
+    try:
+        with torch.no_grad():
+            output = reading.output(batch)
+        answers = answers_of(reading, output, batch)
+    except Exception:  # noqa: BLE001 - user code; the step, which comes next, says what is wrong with it
+        return
+    if answers is None:
+        return
+    scores = 1 if answers.axis is None else output.shape[answers.axis]
+    if classes != max(2, scores):
+        told = f"gives {scores} scores" if scores > 1 else "gives one score, which tells two classes"
+        raise TaskError(f"classes has {counted(classes, 'name')}, and the model {told}: give as many of each")
+
+
+def _refuse_features(names: int, sides: Sequence[int]) -> None:
+    """Of windows either side may be the columns; more sides are no columns at all."""
+    if len(sides) in {1, 2} and names not in sides:
+        sizes = " by ".join(map(str, sides))
+        raise TaskError(
+            f"features has {counted(names, 'name')}, and an input of this node has {sizes} numbers: name each column"
+        )
 
 
 def _is_one_score(output: torch.Tensor, target: torch.Tensor) -> bool:

@@ -101,6 +101,7 @@ class TorchTaskSpec:
         for name in ("local", "constant", "changing", "classes", "features"):
             if isinstance(value := getattr(self, name), str):
                 raise TaskError(f"{name} must be a list of names, such as [{value!r}], not one text")
+        self._check_names()
         if self.threads < 0:
             raise TaskError(f"threads must be a number of at least 0, not {self.threads}")
         if not isinstance(self.metrics, Mapping) or not all(isinstance(name, str) for name in self.metrics):
@@ -110,6 +111,19 @@ class TorchTaskSpec:
                 raise TaskError(f"metrics: {name} is reported anyway; choose another name")
             if not callable(metric) and not is_stateful(metric):
                 raise TaskError(f"metrics: {name} must be a function of (output, target), not {type(metric).__name__}")
+
+    def _check_names(self) -> None:
+        for name in ("classes", "features"):
+            if isinstance(value := getattr(self, name), set | frozenset):
+                raise TaskError(f"{name} must be a list of names in a fixed order, not a set: sorted(...) gives one")
+            if double := next((each for number, each in enumerate(value) if each in list(value)[:number]), None):
+                raise TaskError(f"{name} has {double!r} twice")
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """Names of the classes, or those of the reader of the data; empty where there are none."""
+        source = getattr(self.train_data, "__self__", None)
+        return self.classes or getattr(source, "classes", ()) or ()
 
     @property
     def is_live(self) -> bool:

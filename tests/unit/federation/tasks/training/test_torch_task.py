@@ -429,6 +429,8 @@ def test_the_columns_of_a_nodes_own_frame_are_told_where_nobody_has_said_an_orde
 @pytest.mark.parametrize(
     ("field", "words"),
     [
+        ({"classes": {"ok", "worn"}}, r"classes must be a list of names in a fixed order, not a set: sorted"),
+        ({"features": ["heat", "flow", "heat"]}, r"features has 'heat' twice"),
         ({"local": "head"}, r"local must be a list of names, such as \['head'\], not one text"),
         ({"constant": "table"}, "constant must be a list"),
         ({"changing": "teacher.*"}, "changing must be a list"),
