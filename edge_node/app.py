@@ -35,6 +35,7 @@ from federation import RELEASE
 from federation.config import broker_address
 from federation.errors import ConfigError, TaskError, user_code
 from federation.identity.signing_keys import Trust, read_coordinator_key, read_trust
+from federation.process_state import process_state_kept
 from federation.protocol.limits import RELEASE_BYTES_MAX, fit_text
 from federation.protocol.signing import Writer
 from federation.protocol.topics import Topics
@@ -185,7 +186,7 @@ def _workshop(config: NodeConfig, ingestion: Ingestion | None, installed: Instal
 def _build(name: str, context: TaskContext) -> Task:
     get_log("node").info("loading_task", task=task_label(name))  # at once: torch may take half a minute
     with said_while_slow(f"loading the task {name} and its data"):
-        with user_code(f"the task {name} cannot be built"):
+        with user_code(f"the task {name} cannot be built"), process_state_kept():
             task = load_task(name)(context)
             prepare(task)
         return task

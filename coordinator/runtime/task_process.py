@@ -38,6 +38,7 @@ from coordinator.global_model.initial import (
 from federation.contract import checked_metrics
 from federation.documents import read_json
 from federation.errors import FederationError, TaskError, described
+from federation.process_state import process_state_kept
 from federation.task import Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.set_order import environment_for
@@ -145,7 +146,8 @@ class TaskHere:
 
     def evaluate(self, manifest: Manifest, model: Vectors) -> Mapping[str, float]:
         """Evaluate a version; raises what the task raises."""
-        return checked_metrics(self.get().evaluate(manifest.unflatten(model)))
+        with process_state_kept():
+            return checked_metrics(self.get().evaluate(manifest.unflatten(model)))
 
     def rest(self) -> None:
         """It stays."""

@@ -26,6 +26,7 @@ from edge_node.training.update import Delta, ResidualAging, Shared, difference, 
 from federation.contract import Wanted, checked_result, given
 from federation.errors import TaskError
 from federation.inputs import agree
+from federation.process_state import process_state_kept
 from federation.protocol.limits import fit_metrics, fit_text
 from federation.protocol.messages import EvaluationReport, RoundAnnouncement
 from federation.runtime.clock import Clock
@@ -340,10 +341,8 @@ class ThreadTrainer:
         self._priority.passed(0.0)
         while (item := self._jobs.get()) is not None:
             self._began_s = self._clock.now()
-            if isinstance(item, EvaluationJob):
-                event: object = self._evaluate(item)
-            else:
-                event = self._run(*item)
+            with process_state_kept():
+                event: object = self._evaluate(item) if isinstance(item, EvaluationJob) else self._run(*item)
             end_if_forked(self._pid)
             self._priority.passed(self._clock.now() - self._began_s)
             try:

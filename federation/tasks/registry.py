@@ -20,6 +20,7 @@ from typing import Any, cast
 import numpy as np
 
 from federation.errors import ConfigError, FederationError, TaskError, described, user_code
+from federation.process_state import process_state_kept
 from federation.protocol.messages import TrainSettings
 from federation.task import ADAM_KEY, Task, TaskContext, TaskFactory, task_label
 from federation.tasks.arguments import divided
@@ -276,7 +277,7 @@ def _function(name: str) -> TaskFactory:
 def _guarded(name: str, build: TaskFactory) -> TaskFactory:
     @wraps(build)
     def built(context: TaskContext) -> Task:
-        with user_code(f"the task {task_label(name)} cannot be built"):
+        with user_code(f"the task {task_label(name)} cannot be built"), process_state_kept():
             task = built_alike(build, context)
         if task is None:
             raise TaskError(f"the task {task_label(name)} cannot be built: its function returns nothing")
@@ -369,7 +370,7 @@ def _importing(name: str) -> Iterator[None]:
         ConfigError: It raised, or ended the process.
     """
     try:
-        with made_alike(IMPORT_SEED):
+        with made_alike(IMPORT_SEED), process_state_kept():
             yield
     except (FederationError, ModuleNotFoundError, KeyboardInterrupt):
         raise

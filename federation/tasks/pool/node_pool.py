@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from federation.contract import Wanted, checked_metrics, checked_result, given_arrays
 from federation.errors import TaskError, user_code
 from federation.inputs import Describable, Inputs, agree
+from federation.process_state import process_state_kept
 from federation.protocol.limits import fit_metrics
 from federation.task import Metrics, Parameters, Private, Stateful, Task, TaskContext, TaskFactory, prepare
 from federation.tasks.data.partitioners import Rows
@@ -103,7 +104,7 @@ class NodePool:
 
     def evaluate(self, parameters: Parameters) -> Metrics:
         """Evaluate as the coordinator does."""
-        with user_code("the evaluation failed"):
+        with user_code("the evaluation failed"), process_state_kept():
             return checked_metrics(self.server.evaluate(parameters))
 
     def num_examples(self, node: int) -> int | None:
@@ -165,7 +166,7 @@ class NodePool:
 
     def _train_alone(self, node: int, work: Work) -> Trained:
         try:
-            with user_code(f"the training of node {node} failed"):
+            with user_code(f"the training of node {node} failed"), process_state_kept():
                 task = self._task(node)
                 if isinstance(task, Stateful):
                     task.restore({**self.kept.get(node, {}), **work.states.get(node, {})})

@@ -1,0 +1,123 @@
+"""What a user's code changes in the whole process is as it was afterwards, whoever looks."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from federation.process_state import process_state_kept
+from federation.task import TaskContext
+from federation.tasks.registry import load_task
+
+
+def state() -> dict[str, Any]:
+    """All that must stay."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return {
+        "streams": (sys.stdin, sys.stdout, sys.stderr),
+        "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook),
+        "path": list(dict.fromkeys(sys.path)),
+        "interval": sys.getswitchinterval(),
+        "timeout": socket.getdefaulttimeout(),
+        "stack": threading.stack_size(),
+        "umask": mask,
+        "blocked": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)],
+        "arithmetic": np.geterr(),
+    }
+
+
+CHANGES = """
+import os, signal, socket, sys, threading
+import numpy as np
+
+def change():
+    sys.stdin = sys.stdout = sys.stderr = None
+    sys.excepthook = sys.unraisablehook = threading.excepthook = None
+    sys.path.clear()
+    sys.setrecursionlimit(150)
+    sys.setswitchinterval(3.0)
+    socket.setdefaulttimeout(0.001)
+    threading.stack_size(32768)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    np.seterr(all="raise")
+    if threading.current_thread() is threading.main_thread():
+        os.umask(0o777)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+
+if AT_IMPORT:
+    change()
+
+def build(context):
+    change()
+    return object()
+"""
+
+
+def on_this_thread(run: Callable[[], None]) -> None:
+    run()
+
+
+def on_another(run: Callable[[], None]) -> None:
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("runs", [on_this_thread, on_another])
+@pytest.mark.parametrize("raises", [False, True])
+def test_everything_is_put_back_also_where_the_code_fails(
+    runs: Callable[[Callable[[], None]], None], *, raises: bool
+) -> None:
+    known: dict[str, Any] = {}
+    exec(CHANGES.replace("AT_IMPORT", "False"), known)  # noqa: S102 - the text above
+    before, limit = state(), sys.getrecursionlimit()
+
+    def run() -> None:
+        here = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            with process_state_kept():
+                known["change"]()
+                assert 1 / (0 if raises else 1)
+        except ZeroDivisionError:
+            assert raises
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == here
+
+    runs(run)
+    assert state() == before
+    assert sys.getrecursionlimit() == limit
+
+
+@pytest.mark.parametrize("at_import", [True, False])
+def test_a_tasks_file_and_factory_leave_nothing(tmp_path: Path, *, at_import: bool) -> None:
+    """A file that emptied sys.path hung the whole demo; one with small stacks ended each node with SIGSEGV."""
+    file = tmp_path / f"changes_{at_import}.py"
+    file.write_text(CHANGES.replace("AT_IMPORT", str(at_import)))
+    before = state()
+    load_task(str(file))(TaskContext(node_index=0, node_count=1))
+    after = state()
+    assert [entry for entry in after["path"] if entry != str(tmp_path)] == before.pop("path")
+    assert str(tmp_path) in after.pop("path")
+    assert after == before
+
+
+def test_what_the_task_has_added_for_itself_stays(tmp_path: Path) -> None:
+    limit = sys.getrecursionlimit()
+    try:
+        with process_state_kept():
+            sys.path.insert(0, str(tmp_path))
+            sys.setrecursionlimit(limit + 500)
+        assert sys.path[0] == str(tmp_path)
+        assert sys.getrecursionlimit() == limit + 500
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.setrecursionlimit(limit)
