@@ -277,8 +277,8 @@ def _numbers(values: Any) -> NDArray[Any]:
     if array.dtype.kind == "f":
         return in_float32(array, "the data")
     if array.dtype.kind not in "iub":
-        hint = ": give what its toarray() returns" if hasattr(values, "toarray") else ""
-        raise TaskError(f"data must be numbers, not {array.dtype}{hint}")
+        hint = "give what its toarray() returns" if hasattr(values, "toarray") else "give numbers, in tuples or dicts"
+        raise TaskError(f"data must be numbers, not {array.dtype if array.ndim else type(values).__name__}: {hint}")
     if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
         raise TaskError(f"the data has {array.max()}, and whole numbers go up to {np.iinfo(np.int64).max}")
     return array.astype(np.int64, copy=False)
@@ -294,7 +294,8 @@ def _tensors(data: Any) -> Any:
     if _are_examples(data):
         data = _stacked(data)
     if not isinstance(data, Mapping) and (not isinstance(data, tuple | list) or len(data) < 2):
-        what = f"(inputs, targets), more arrays of one length, a dict of them or a Dataset, not {type(data).__name__}"
+        kind = "an empty list" if isinstance(data, list) and not data else type(data).__name__
+        what = f"(inputs, targets), more arrays of one length, a dict of them or a Dataset, not {kind}"
         raise TaskError(f"data must be {what}: batches of a node's own come from a function (train_data=lambda: ...)")
     if not isinstance(data, Mapping):
         refuse_other_rows(data[0], data[-1])

@@ -94,13 +94,16 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     state = OptimizerState(plan.kept, plan.settings)
     steps = _own_steps(model, loss, plan, state) if plan.own.takes_steps else _Steps(model, loss, plan, state)
     total, count = torch.zeros((), device=model.device), 0
+    first = total
     for batch in _batches(data, plan, smallest=2 if model.normalizes_batches else 1):
         if plan.stop():
             break
-        total += steps(batch)
-        count += 1
+        found = steps(batch)
+        first = found if not count else first
+        total, count = total + found, count + 1
     if not math.isfinite(mean := total.item() / max(1, count)):
-        raise TaskError(f"local training diverged: {gap_in(data) or _remedy(data, plan.settings)}")
+        why = gap_in(data) or _remedy(data, plan.settings, first.item())
+        raise TaskError(f"local training diverged: {why}")
     if count == 0 and not plan.stop():
         why = NO_BATCH.format("the training data of this node")
         if model.normalizes_batches and plan.settings.batch_size == 1:
@@ -110,14 +113,16 @@ def train_locally(model: LocalModel, loss: Loss, data: LocalData, plan: Training
     return LocalOutcome(steps=count, loss=mean, took_none=count > 0 and steps.took_none, kept=kept, pending=pending)
 
 
-def _remedy(data: LocalData, settings: TrainSettings) -> str:
-    """What may have made a loss that is not finite, where the data is."""
-    lower = f"lower learning_rate (it is {settings.learning_rate})"
+def _remedy(data: LocalData, settings: TrainSettings, first: float) -> str:
+    """What may have made a loss that is not finite, where the data is; ``first`` is that of the first step."""
+    remedy = f"lower learning_rate (it is {settings.learning_rate})"
+    if not math.isfinite(first):
+        remedy = f"its loss was {first} before the first step: see the loss, and the model's first weights"
     if settings.batch_size and data.num_examples % settings.batch_size == 1:
-        return f"{lower}; or the model takes statistics of its last batch, of one example: choose another batch_size"
+        return f"{remedy}; or the model takes statistics of its last batch, of one example: choose another batch_size"
     if any(_has_left_out(batch) for batch in data.in_order(settings.batch_size or EVALUATION_BATCH)):
-        return f"{lower}; or all targets of a batch were {LEFT_OUT}, whose mean loss is no number: leave such rows out"
-    return lower
+        return f"{remedy}; or all targets of a batch were {LEFT_OUT}, whose mean loss is no number: leave such rows out"
+    return remedy
 
 
 def _has_left_out(batch: Batch) -> bool:

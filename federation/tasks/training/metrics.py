@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 from federation.errors import TaskError
-from federation.task import Metrics
+from federation.task import TEST_EXAMPLES, Metrics
 from federation.tasks.training.batches import Reading, num_examples
 from federation.tasks.training.local_data import EVALUATION_BATCH, NO_BATCH, LocalData
 from federation.tasks.training.spec import TorchTaskSpec, is_stateful
@@ -89,7 +89,7 @@ class Evaluation:
             raise TaskError(NO_BATCH.format("the test data"))
         computed = {name: value for each, metric in stateful.items() for name, value in _computed(each, metric).items()}
         found = {name: total / examples for name, total in sums.items()} | computed
-        return found | {"accuracy": right / answers} if answers else found
+        return {"loss": found["loss"], "accuracy": right / answers} | found if answers else found
 
     def _counted(self, reading: Reading, output: Any, batch: Any) -> tuple[int, int]:
         """Right answers, and how many count; the first batch decides how."""
@@ -204,6 +204,8 @@ def _placed(metric: Any, output: Any) -> Any:
 def _computed(name: str, metric: Any) -> Metrics:
     value = metric.compute()
     if isinstance(value, Mapping):
+        if taken := sorted({"loss", TEST_EXAMPLES} & {str(each) for each in value}):
+            raise TaskError(f"metrics: {name} gives {taken[0]}, which is reported anyway: call it otherwise")
         return {str(each): _number(str(each), number) for each, number in value.items()}
     return {name: _number(name, value)}
 

@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
-from federation.errors import TaskError
+from federation.errors import ConfigError, TaskError
 from federation.picture import PictureInput
+from federation.protocol.limits import METRIC_NAME_BYTES_MAX, METRICS_MAX, fit_text
 from federation.protocol.messages import TrainSettings
 from federation.task import TEST_EXAMPLES, Parameters, TaskContext
+from federation.tasks.data.partitioners import parse_partition
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
 __all__ = ["TorchTaskSpec", "is_stateful"]
+
+
+_OWN_METRICS = ("loss", "accuracy", TEST_EXAMPLES)
+"""What is reported beside a task's own."""
 
 
 @dataclass
@@ -102,15 +109,43 @@ class TorchTaskSpec:
             if isinstance(value := getattr(self, name), str):
                 raise TaskError(f"{name} must be a list of names, such as [{value!r}], not one text")
         self._check_names()
-        if self.threads < 0:
-            raise TaskError(f"threads must be a number of at least 0, not {self.threads}")
+        self._check_numbers()
+        try:
+            parse_partition(self.split)
+        except ConfigError as error:
+            raise TaskError(f"split: {error}") from error
+        if isinstance(self.loss, type):
+            raise TaskError(f"loss is the class {self.loss.__name__}: give an object of it, {self.loss.__name__}()")
+        self._check_metrics()
+
+    def _check_numbers(self) -> None:
+        for name in ("threads", "finetune_epochs"):
+            if not _is_whole(value := getattr(self, name)):
+                raise TaskError(f"{name} must be a whole number of at least 0, not {value!r}")
+        for name in ("accuracy", "gaps", "local_norms"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise TaskError(f"{name} must be True or False, not {value!r}")
+        shape: object = self.input_shape
+        if shape is not None and not (isinstance(shape, tuple | list) and all(map(_is_whole, shape))):
+            raise TaskError(f"input_shape must be the lengths of one input's axes, such as (20,), not {shape!r}")
+
+    def _check_metrics(self) -> None:
         if not isinstance(self.metrics, Mapping) or not all(isinstance(name, str) for name in self.metrics):
             raise TaskError("metrics must be a dict of functions or objects, each with a name of text")
         for name, metric in self.metrics.items():
             if name in {"loss", TEST_EXAMPLES}:
                 raise TaskError(f"metrics: {name} is reported anyway; choose another name")
+            if isinstance(metric, type):
+                raise TaskError(f"metrics: {name} is the class {metric.__name__}: give an object of it")
             if not callable(metric) and not is_stateful(metric):
                 raise TaskError(f"metrics: {name} must be a function of (output, target), not {type(metric).__name__}")
+        short = [fit_text(name, METRIC_NAME_BYTES_MAX) for name in self.metrics]
+        if double := next((name for place, name in enumerate(short) if name in short[:place]), None):
+            told = f"of each name {METRIC_NAME_BYTES_MAX} bytes are told"
+            raise TaskError(f"metrics: {told}, and two begin with {double!r}")
+        if len(self.metrics) > METRICS_MAX - len(_OWN_METRICS):
+            most = METRICS_MAX - len(_OWN_METRICS)
+            raise TaskError(f"metrics: {len(self.metrics)} are more than a message carries: at most {most}")
 
     def _check_names(self) -> None:
         for name in ("classes", "features"):
@@ -130,6 +165,10 @@ class TorchTaskSpec:
         """Whether the data goes on arriving, and is asked for again at each round (`LiveWindows`)."""
         asked = (self.train_data, self.own_test, self.test_data)
         return any(getattr(getattr(each, "__self__", None), "is_live", False) for each in asked)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
 def is_stateful(metric: Any) -> bool:

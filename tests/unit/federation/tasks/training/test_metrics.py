@@ -166,9 +166,33 @@ def test_own_metrics_are_means_over_the_examples_or_over_what_they_saw(monkeypat
     assert measured(lambda: Shaped(1), YES, loss, metrics={"recall": recall})["accuracy"] > 0.9
 
 
+class Counted:
+    """As torchmetrics' collections answer."""
+
+    def __init__(self, answer: dict[str, float]) -> None:
+        self.answer = answer
+
+    def reset(self) -> None:
+        """Nothing is gathered."""
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        """The same."""
+
+    def compute(self) -> dict[str, float]:
+        return self.answer
+
+
+def test_an_accuracy_of_ones_own_wins_wherever_it_comes_from() -> None:
+    found = measured(lambda: Shaped(4), KIND, cross_entropy, metrics={"all": Counted({"accuracy": 0.125, "f1": 0.5})})
+    assert (found["accuracy"], found["f1"]) == (0.125, 0.5)
+    assert list(measured(lambda: Shaped(4), KIND, cross_entropy))[:2] == ["loss", "accuracy"]
+
+
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
+        ({"all": Counted({"f1": 0.5, "loss": 9.0})}, "all gives loss, which is reported anyway: call it otherwise"),
+        ({"all": Counted({"test_examples": 9.0})}, "all gives test_examples"),
         ({"loss": recall}, "loss is reported anyway"),
         ({"f1": 3}, "f1 must be a function"),
         ({"f1": lambda output, target: "much"}, "f1 must give one number, not str"),

@@ -1,6 +1,7 @@
 """What cannot train is refused by its name and with a way on; what only looks so trains."""
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,3 +269,17 @@ def test_batches_of_one_example_for_a_model_that_normalizes_batches_are_said() -
     settings = TrainSettings(local_epochs=1, batch_size=1, learning_rate=0.1)
     with pytest.raises(TaskError, match="BatchNorm, which needs two examples in a batch, and batch_size is 1"):
         task.train(task.initial_parameters(0), settings, bool)
+
+
+@pytest.mark.parametrize("first", ["nan", "inf"])
+def test_a_loss_that_is_no_number_before_anything_was_learnt_is_not_blamed_on_the_rate(first: str) -> None:
+    task = task_of(loss=lambda output, target: cross_entropy(output, target) * float(first))
+    with pytest.raises(TaskError, match=f"its loss was {first} before the first step: see the loss"):
+        task.train(task.initial_parameters(0), SETTINGS, bool)
+
+
+def test_what_is_no_example_is_called_by_its_kind() -> None:
+    row = SimpleNamespace(x=torch.zeros(6), y=0)
+    for data, words in (([row, row], "SimpleNamespace: give numbers, in tuples or dicts"), ([], "an empty list")):
+        with pytest.raises(TaskError, match=words):
+            prepare(task_of(train_data=data))

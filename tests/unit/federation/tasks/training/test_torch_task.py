@@ -436,11 +436,26 @@ def test_the_columns_of_a_nodes_own_frame_are_told_where_nobody_has_said_an_orde
         ({"changing": "teacher.*"}, "changing must be a list"),
         ({"classes": "ab"}, "classes must be a list"),
         ({"features": "heat"}, "features must be a list"),
-        ({"threads": -1}, "threads must be a number of at least 0, not -1"),
+        ({"threads": -1}, "threads must be a whole number of at least 0, not -1"),
+        ({"threads": "2"}, "threads must be a whole number of at least 0, not '2'"),
+        ({"finetune_epochs": -1}, "finetune_epochs must be a whole number"),
+        ({"accuracy": "no"}, "accuracy must be True or False, not 'no'"),
+        ({"input_shape": 20}, "input_shape must be the lengths of one input's axes"),
+        ({"split": "dirichlet"}, "split: .*dirichlet needs a number"),
+        ({"loss": nn.CrossEntropyLoss}, r"loss is the class CrossEntropyLoss: give an object of it"),
+        ({"metrics": {"f1": Exception}}, "metrics: f1 is the class Exception: give an object of it"),
+        (
+            {"metrics": {f"m{number}": max for number in range(14)}},
+            "metrics: 14 are more than a message carries: at most 13",
+        ),
+        ({"metrics": {"x" * 40: max, "x" * 41: max}}, "of each name 32 bytes are told, and two begin with 'x"),
         ({"metrics": {"share": 3}}, r"metrics: share must be a function of \(output, target\), not int"),
     ],
 )
 def test_a_field_that_cannot_be_is_named_before_anything_is_loaded(field: dict[str, Any], words: str) -> None:
     """A text is a list of its letters; a metric that is none was found at the first evaluation, and only logged."""
     with pytest.raises(TaskError, match=words):
-        TorchTask(TaskContext(node_index=None, node_count=1), model=nn.Identity, loss=max, train_data=None, **field)
+        TorchTask(
+            TaskContext(node_index=None, node_count=1),
+            **{"model": nn.Identity, "loss": max, "train_data": None, **field},
+        )
