@@ -5,7 +5,7 @@ Whoever does not know a part says nothing of it, and nothing is compared: arrays
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Final, Protocol, runtime_checkable
 
@@ -94,6 +94,14 @@ class Inputs:
         if self.shape and wanted.shape and self.shape != wanted.shape:
             return f"its inputs have the shape {self.shape}, and the run's {wanted.shape}"
         return None
+
+    def contradiction(self, began: "Inputs") -> str | None:
+        """What a run that began so cannot go on with: other classes, another target, its features in another order.
+
+        A table may have other columns than it had then: they are taken by name, or missed when it is read.
+        """
+        features = self.features if sorted(self.features) == sorted(began.features) else ()
+        return replace(self, features=features, shape=()).disagreement(began)
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError, StorageError
+from federation.inputs import Describable, Inputs
 from federation.model_notes import ModelNotes
 from federation.out_files import check_file
 from federation.storage.folder import write_file
@@ -60,13 +61,22 @@ class TaskSource:
         )
 
 
-def exportable(source: TaskSource) -> Exportable:
+def exportable(source: TaskSource, folder: Path | None = None) -> Exportable:
     """A task that can write its model, and answer.
 
+    Args:
+        source: Where it comes from.
+        folder: The state folder whose model it is, where it is of one.
+
     Raises:
-        ConfigError: The task has no way to do so.
+        ConfigError: The task has no way to do so, or means other classes or inputs than the run.
     """
     task = source.build()
+    if folder is not None and isinstance(task, Describable):
+        with ReadOnlyStore(folder) as store:
+            began = store.inputs()
+        if began is not None and (other := task.inputs().contradiction(Inputs.from_text(began))):
+            raise ConfigError("--task", f"{source.label} is not what the run trains: {other}", source="command line")
     if not isinstance(task, Exportable):
         problem = f"{source.label} has no export and predict (see federation.task.Exportable)"
         raise ConfigError("--task", problem, source="command line")
@@ -103,7 +113,7 @@ def export_model(folder: Path, out: Path, version: str = NEWEST, source: TaskSou
         content = safetensors.numpy.save(dict(arrays), metadata=dict(notes.to_texts()))
     else:
         source = _needed(source, out)
-        task = exportable(source)
+        task = exportable(source, folder)
         notes = ModelNotes.of(wanted, source.label, task)
         content = task.export(arrays, form, notes.to_texts())
     _write(out, content)

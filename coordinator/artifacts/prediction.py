@@ -83,11 +83,13 @@ def predict_with_store(image: Path, folder: Path, version: str, source: TaskSour
         TaskError: The picture cannot be read, or the model cannot answer.
     """
     number, parameters = read_model(folder, version)
-    return _ask_task(image, source, parameters, number)
+    return _ask_task(image, source, parameters, number, folder)
 
 
-def _ask_task(image: Path, source: TaskSource, parameters: Parameters, version: int) -> Prediction:
-    task = exportable(source)
+def _ask_task(
+    image: Path, source: TaskSource, parameters: Parameters, version: int, folder: Path | None = None
+) -> Prediction:
+    task = exportable(source, folder)
     notes = ModelNotes.of(version, source.label, task)
     inputs = _input_of(image, notes, source.label)
     return _prediction(notes, inputs, task.predict(parameters, inputs))

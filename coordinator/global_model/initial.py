@@ -31,9 +31,9 @@ __all__ = [
     "InitialModel",
     "InitialRequest",
     "as_requested",
+    "described_apart",
     "initial_model",
     "initial_model_apart",
-    "manifest_apart",
     "model_arrays",
     "model_of_arrays",
 ]
@@ -140,8 +140,10 @@ def model_of_arrays(request: InitialRequest, tensors: Mapping[str, NDArray[Any]]
     )
 
 
-def manifest_apart(request: InitialRequest, folder: Path, *, patience_s: float = PATIENCE_S) -> Manifest:
-    """What the initial model is, without its values; made in another process.
+def described_apart(
+    request: InitialRequest, folder: Path, *, patience_s: float = PATIENCE_S
+) -> tuple[Manifest, str | None]:
+    """What the initial model is, without its values, and what is known of its inputs; made in another process.
 
     Args:
         request: Which model.
@@ -151,7 +153,8 @@ def manifest_apart(request: InitialRequest, folder: Path, *, patience_s: float =
     Raises:
         TaskError: The other process failed; its words are repeated.
     """
-    return Manifest.from_bytes(_made_apart(request, folder, patience_s, values=False)["manifest"].tobytes())
+    made = _made_apart(request, folder, patience_s, values=False)
+    return Manifest.from_bytes(made["manifest"].tobytes()), made["inputs"].tobytes().decode() or None
 
 
 def _made_apart(
@@ -184,7 +187,7 @@ def main(text: str) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     tensors = model_arrays(made)
-    safetensors.numpy.save_file(tensors if values else {"manifest": tensors["manifest"]}, out)
+    safetensors.numpy.save_file(tensors if values else {name: tensors[name] for name in ("manifest", "inputs")}, out)
     return 0
 
 

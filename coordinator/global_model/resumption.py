@@ -5,9 +5,10 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
-from coordinator.global_model.initial import InitialRequest, manifest_apart
+from coordinator.global_model.initial import InitialRequest, described_apart
 from coordinator.global_model.statistics import is_statistics
 from federation.errors import ConfigError, TaskError
+from federation.inputs import Inputs
 from federation.task import task_label
 from federation.tasks.registry import is_builtin
 from federation.tasks.scaffold import of_scaffold
@@ -22,7 +23,9 @@ SHOWN = 3
 """Differences that the message names."""
 
 
-def check_resumed(began: Manifest, known: str | None, request: InitialRequest, folder: Path) -> str:
+def check_resumed(
+    began: Manifest, known: str | None, request: InitialRequest, folder: Path, described: str | None = None
+) -> str:
     """Compare what is configured with what the run in a state folder began with.
 
     The model of a built-in task follows from its name; that of a user's own task may follow from anything, and is made
@@ -33,6 +36,7 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
         known: The task's name in the store; None where an earlier release has made it.
         request: What is configured.
         folder: The state folder.
+        described: What the store says of the run's inputs; None where it was not known.
 
     Returns:
         Why the model could not be compared; empty when it was.
@@ -51,7 +55,7 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
     # What SCAFFOLD adds is a matter of the strategy, and has an error of its own.
     plain = replace(request, file=None, controls=False)
     try:
-        now = manifest_apart(plain, folder, patience_s=PATIENCE_S)
+        now, inputs = described_apart(plain, folder, patience_s=PATIENCE_S)
     except TaskError as error:
         return str(error)
     found = list(differences(began, now))
@@ -59,6 +63,8 @@ def check_resumed(began: Manifest, known: str | None, request: InitialRequest, f
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         listed = "; ".join(found[:SHOWN])
         raise _refused(folder, f"began with {_size(began)}, and {label!r} now makes {_size(now)}: {listed}{more}")
+    if described and inputs and (other := Inputs.from_text(inputs).contradiction(Inputs.from_text(described))):
+        raise _refused(folder, f"goes on with its classes and inputs, and of {label!r} {other}")
     return ""
 
 

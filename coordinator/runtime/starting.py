@@ -88,7 +88,7 @@ def _check_task(store: SqlStore, began: Manifest, request: InitialRequest, folde
     Raises:
         ConfigError: Another one is configured.
     """
-    why = check_resumed(began, store.task(), request, folder)
+    why = check_resumed(began, store.task(), request, folder, store.inputs())
     if why:
         get_log("coordinator").warning("task_not_compared", why=why)
     elif store.task() is None:

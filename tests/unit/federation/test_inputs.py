@@ -86,7 +86,7 @@ def test_a_part_of_a_newer_release_is_passed_over() -> None:
         ({"features": ("vibration", "heat")}, "features are vibration, heat, .* in another order"),
         ({"features": ("heat", "pressure")}, "it lacks vibration; pressure is not the run's"),
         ({"features": ("heat", "id", "no", "vibration")}, "id, no are not the run's"),
-        ({"classes": ("worn", "ok")}, "its classes are worn, ok, and the run's are ok, worn: the same in another"),
+        ({"classes": ("worn", "ok")}, "its classes are worn, ok, and the run's are ok, worn: the same"),
         ({"target": "state (number)"}, r"its target is state \(number\), and the run's is state \(class\)"),
         ({"shape": (3,)}, r"the shape \(3,\), and the run's \(2,\)"),
         ({"features": tuple(f"f{n}" for n in range(9))}, "f5 and 3 more"),
@@ -129,3 +129,23 @@ def test_nothing_is_compared_where_one_side_knows_nothing() -> None:
     agree(Owner(Inputs()), PRESS.digest, None)
     other = Inputs(classes=("ok", "worn"))
     agree(Owner(PRESS), other.digest, other.to_text())
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (
+            replace(PRESS, classes=("worn", "ok")),
+            "its classes are worn, ok, and the run's are ok, worn: the same in another",
+        ),
+        (replace(PRESS, classes=("ok",)), "its classes are ok"),
+        (replace(PRESS, features=("vibration", "heat")), "its features are vibration, heat"),
+        (replace(PRESS, target="load (number)"), "its target is load"),
+        (PRESS, None),
+        (Inputs(), None),
+        (replace(PRESS, features=("heat", "pressure", "vibration"), shape=(3,)), None),
+    ],
+)
+def test_a_run_does_not_go_on_with_what_contradicts_its_beginning(now: Inputs, words: str | None) -> None:
+    found = now.contradiction(PRESS)
+    assert found is None if words is None else found is not None and found.startswith(words)

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from coordinator.global_model.downlink import DownlinkSettings
 from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError
 from federation.task import TaskContext
+from federation.tasks import TorchTask
 from federation.tasks.registry import load_task
 from update_codec import Manifest
 
@@ -96,3 +98,18 @@ def test_what_never_changes_comes_from_the_task(task: str, tmp_path: Path) -> No
     whole = safetensors.numpy.load_file(out)
     assert whole.keys() == arrays.keys()
     assert all(np.array_equal(whole[name], array) for name, array in arrays.items())
+
+
+def test_a_program_of_classes_in_another_order_than_the_runs_is_not_written(task: str, tmp_path: Path) -> None:
+    file = Path(task.partition(":")[0])
+    file.write_text(TASK.replace("train_data=data,", "train_data=data, classes=['ok', 'worn'], input_shape=(3,),"))
+    built = load_task(task)(TaskContext(node_index=None, node_count=1, device="cpu"))
+    assert isinstance(built, TorchTask)
+    arrays = dict(built.initial_parameters(0))
+    manifest = Manifest.of(arrays, built.roles())
+    with closing(SqliteStore(tmp_path / "store")) as store:
+        store.initialise(manifest, first_commit(manifest.flatten(arrays), manifest, DownlinkSettings(), seed=0))
+        store.save_inputs(replace(built.inputs(), classes=("worn", "ok")).to_text())
+    command = ["export", str(tmp_path / "model.pt2"), "--state", str(tmp_path / "store"), "--task", task]
+    with pytest.raises(ConfigError, match="not what the run trains: its classes are ok, worn, and the run's are worn"):
+        CliRunner().invoke(make_app(command), command, catch_exceptions=False)

@@ -49,7 +49,7 @@ def test_another_name_is_refused_with_both_named(tmp_path: Path) -> None:
 
 
 def test_the_same_builtin_task_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resumption, "manifest_apart", None)
+    monkeypatch.setattr(resumption, "described_apart", None)
     assert check_resumed(manifest(BUILTIN), BUILTIN, InitialRequest(task=BUILTIN), tmp_path) == ""
 
 
@@ -115,3 +115,32 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
     many = Manifest.of({f"w{index}": np.zeros(1, np.float32) for index in range(6)})
     with pytest.raises(ConfigError, match="and 3 more"):
         check_resumed(many, None, InitialRequest(task=BUILTIN), tmp_path)
+
+
+NAMED = """
+import os
+from federation.inputs import Inputs
+from federation.tasks.builtin.synthetic import build_quadratic
+
+def build(context):
+    task = build_quadratic(context, size=3)
+    task.inputs = lambda: Inputs(classes=tuple(os.environ["CLASSES"].split()))
+    task.adopt_inputs = lambda wanted: None
+    return task
+"""
+
+
+def test_a_run_does_not_go_on_with_its_classes_in_another_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was evaluated, exported and asked with the names of the other class, silently."""
+    (tmp_path / "named.py").write_text(NAMED)
+    request = InitialRequest(task=f"{tmp_path / 'named.py'}:build")
+    monkeypatch.setenv("CLASSES", "ok worn")
+    began = initial_model(request)
+    assert began.inputs is not None
+    assert check_resumed(began.manifest, "named.py:build", request, tmp_path, began.inputs) == ""
+    monkeypatch.setenv("CLASSES", "worn ok")
+    assert check_resumed(began.manifest, "named.py:build", request, tmp_path) == ""
+    with pytest.raises(ConfigError, match=r"of 'named.py:build' its classes are worn, ok, and the run's are ok, worn"):
+        check_resumed(began.manifest, "named.py:build", request, tmp_path, began.inputs)
