@@ -13,9 +13,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
+
+from federation.runtime.standard_output import OURS
 
 __all__ = ["process_state_kept"]
 
@@ -34,15 +36,41 @@ _OWN: Final = (
 )
 
 
+_end = os._exit
+
+
+class _Watched(threading.local):
+    """The process in which this thread runs a user's code; None: it does not."""
+
+    process: int | None = None
+
+
+_watched = _Watched()
+
+
+def _ended(status: int) -> NoReturn:
+    """What stands for ``os._exit``: a user's code ends its own import, building or training, and says so.
+
+    In processes that it has forked, in its other threads, and where we call it (a second Ctrl-C), it ends the process.
+    """
+    caller = str(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 - nothing else tells who calls
+    if _watched.process == os.getpid() and caller.partition(".")[0] not in OURS:
+        raise SystemExit(status)
+    _end(status)
+
+
 @contextmanager
 def process_state_kept() -> Iterator[None]:
     """Around a user's code, on any thread; handlers of signals can be changed on the main thread only."""
     put_back = [*_attributes(), *_settings(), *_of_threads()]
-    known = list(sys.path)
+    known, before = list(sys.path), _watched.process
     try:
+        _watched.process = os.getpid()
+        os._exit = _ended
         with np.errstate():
             yield
     finally:
+        _watched.process = before
         sys.path.extend(entry for entry in known if entry not in sys.path)
         for each in put_back:
             each()

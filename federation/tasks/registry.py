@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial, wraps
@@ -281,7 +281,9 @@ def _guarded(name: str, build: TaskFactory) -> TaskFactory:
             task = built_alike(build, context)
         if task is None:
             raise TaskError(f"the task {task_label(name)} cannot be built: its function returns nothing")
-        if isinstance(task, type) or hasattr(task, "forward"):  # a class that nobody has called, or the model alone
+        # A class that nobody has called, the model alone, what async and yield make, a pair.
+        other = isinstance(task, tuple | list | dict | Generator | Coroutine) or hasattr(task, "forward")
+        if isinstance(task, type) or other:
             kind = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
             raise TaskError(
                 f"the task {task_label(name)} cannot be built: its function returns {kind}, which is no task: return"

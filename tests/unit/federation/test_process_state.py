@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from federation.errors import FederationError
 from federation.process_state import process_state_kept
 from federation.task import TaskContext
 from federation.tasks.registry import load_task
@@ -121,3 +123,41 @@ def test_what_the_task_has_added_for_itself_stays(tmp_path: Path) -> None:
     finally:
         sys.path.remove(str(tmp_path))
         sys.setrecursionlimit(limit)
+
+
+def test_a_user_that_ends_the_process_ends_its_own_call(tmp_path: Path) -> None:
+    """`os._exit(0)` in a file ended a node with code 0 and no word: no service manager starts it again."""
+    for number, text in enumerate(("os._exit(0)", "def build(context):\n    os._exit(0)")):
+        file = tmp_path / f"ends_{number}.py"
+        file.write_text(f"import os\n{text}\n")
+        with pytest.raises(FederationError, match=rf"SystemExit: 0 \(ends_{number}\.py, line"):
+            load_task(str(file))(TaskContext(node_index=0, node_count=1))
+
+
+FORKS = """
+import os, sys
+sys.path.insert(0, {root!r})
+from federation.errors import FederationError
+from federation.process_state import process_state_kept
+with process_state_kept():
+    child = os.fork()
+    if child == 0:
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+    {then}
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [
+        ("pass", 9),
+        ("exec('os._exit(3)', {'os': os, '__name__': 'federation.runtime.signals'})", 3),
+        ("import threading; thread = threading.Thread(target=os._exit, args=(4,)); thread.start(); thread.join()", 4),
+    ],
+)
+def test_forked_processes_other_threads_and_we_end_as_ever(then: str, code: int) -> None:
+    root = str(Path(__file__).parents[3])
+    text = FORKS.format(root=root, then=then)
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == code

@@ -175,6 +175,8 @@ def test_a_file_that_ends_the_process_is_told_to_have_a_guard(tmp_path: Path, wa
         ("pass", "returns nothing"),
         ("return type(context)", "returns the class TaskContext, which is no task: return TorchTask"),
         ("return type('Net', (), {'forward': 1})()", "returns a Net, which is no task"),
+        ("yield context", "returns a generator, which is no task"),
+        ("return context,", "returns a tuple, which is no task"),
     ],
 )
 def test_whatever_a_factory_raises_is_told_with_its_place(tmp_path: Path, line: str, words: str) -> None:
