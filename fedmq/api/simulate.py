@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,10 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
         TaskError: The model or the data cannot be used.
     """
     chosen = _seeds(seeds)
+    _check_counts(nodes=nodes, rounds=rounds, per_round=per_round, workers=workers)
+    _check_texts(split=split, strategy=strategy, codec=codec, name=name, cluster=cluster)
+    if not isinstance(settings or {}, Mapping):
+        raise ConfigError("settings", 'must be a dict, such as {"round.buffer": 4}', source="fedmq.simulate")
     training = _train_settings(train)
     _check_source(task, model=model, data=data)
     title, say = name or _title(task, strategy, split, codec), _say if progress else _silent
@@ -98,8 +103,8 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
     with nullcontext(str(task)) if factory is None else named_task(factory) as named:
         options = TrainOptions(
             task=named,
-            nodes=nodes,
-            rounds=rounds or default_rounds(named),
+            nodes=int(nodes),
+            rounds=default_rounds(named) if rounds is None else int(rounds),
             per_round=per_round,
             codec=codec,
             strategy=strategy,
@@ -110,8 +115,9 @@ def simulate(  # noqa: PLR0913 - one parameter per thing that an experiment vari
             cluster=cluster,
             settings=tuple(_setting(key, value) for key, value in {**training, **(settings or {})}.items()),
         )
-        runs = [_run(replace(options, seed=seed), title, log_to, say) for seed in chosen]
-    return Study(name=title, task=named, nodes=nodes, seeds=tuple(runs))
+        trackers = [log_to] if isinstance(log_to, str) else log_to
+        runs = [_run(replace(options, seed=seed), title, trackers, say) for seed in chosen]
+    return Study(name=title, task=named, nodes=int(nodes), seeds=tuple(runs))
 
 
 def _run(options: TrainOptions, title: str, log_to: Sequence[str | Tracker], say: Callable[[str], None]) -> Seed:
@@ -160,6 +166,9 @@ def _held_out(data: Any) -> tuple[Any, Any]:
     """A fifth of the rows is the test, the same in each run; of a Dataset nothing is held out."""
     if not isinstance(data, tuple) or not data or any(not hasattr(part, "__getitem__") for part in data):
         return data, None
+    data = tuple(np.asarray(part) if isinstance(part, list) else part for part in data)
+    if len({len(part) for part in data}) > 1:
+        return data, None  # the task says so, with their lengths
     tested = np.random.default_rng(0).random(len(data[0])) < HELD_OUT
     kept, held_out = np.flatnonzero(~tested), np.flatnonzero(tested)
     return tuple(rows_at(part, kept) for part in data), tuple(rows_at(part, held_out) for part in data)
@@ -173,9 +182,10 @@ def _default_loss(data: Any) -> Callable[[Any, Any], Any]:
     """
     if not isinstance(data, tuple) or len(data) != 2:
         raise ConfigError("loss", "say which, such as torch.nn.functional.cross_entropy", source="fedmq.simulate")
-    from federation.tasks.training.torch_arrays import loss_for  # noqa: PLC0415 - torch costs seconds
+    from federation.tasks.training.local_data import as_tensor  # noqa: PLC0415 - torch costs seconds
+    from federation.tasks.training.torch_arrays import loss_for  # noqa: PLC0415 - as above
 
-    return loss_for(data[1])
+    return loss_for(as_tensor(data[1]))
 
 
 def _check_source(task: object, *, model: object, data: object) -> None:
@@ -186,8 +196,27 @@ def _check_source(task: object, *, model: object, data: object) -> None:
         raise ConfigError("task", problem, source="fedmq.simulate")
 
 
+def _check_counts(**counts: object) -> None:
+    """Whole numbers of at least 1, or None where there is a default.
+
+    Raises:
+        ConfigError: One is something else.
+    """
+    for name, value in counts.items():
+        if value is None and name != "nodes":
+            continue
+        if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+            raise ConfigError(name, f"must be a whole number of at least 1, not {value!r}", source="fedmq.simulate")
+
+
+def _check_texts(**texts: object) -> None:
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(name, f"must be text, not {value!r}", source="fedmq.simulate")
+
+
 def _seeds(seeds: int | Iterable[int]) -> Sequence[int]:
-    chosen = range(seeds) if isinstance(seeds, int) else tuple(seeds)
+    chosen = tuple(seeds) if isinstance(seeds, Iterable) else range(int(seeds))
     if not 1 <= len(chosen) <= SEEDS_MAX or len(set(chosen)) < len(chosen):
         raise ConfigError("seeds", f"needs 1 to {SEEDS_MAX} different ones, not {seeds!r}", source="fedmq.simulate")
     return chosen

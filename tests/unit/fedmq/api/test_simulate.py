@@ -163,6 +163,12 @@ def test_tensorboard_gets_a_folder_for_each_seed(tmp_path: Path) -> None:
         ({"banana": 1}, "local training has local_epochs"),
         ({"seeds": 0}, "1 to 1000 different ones"),
         ({"seeds": [1, 1]}, "1 to 1000 different ones"),
+        ({"nodes": 0}, "nodes: must be a whole number of at least 1, not 0"),
+        ({"nodes": 2.0}, "nodes: must be a whole number"),
+        ({"rounds": 0}, "rounds: must be a whole number of at least 1, not 0"),
+        ({"workers": True}, "workers: must be a whole number"),
+        ({"split": lambda: 1}, "split: must be text"),
+        ({"settings": ["a"]}, "settings: must be a dict"),
         ({"data": None}, "give a task, or model= and data="),
         ({"task": "digits"}, "has its own model and data"),
         ({"split": "dirichlet"}, "needs a number"),
@@ -194,3 +200,24 @@ def test_importing_the_front_door_loads_no_arrays(capfd: pytest.CaptureFixture[s
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = fedmq.nothing
     assert all(getattr(fedmq, name) is not None for name in fedmq.__all__)
+
+
+def test_lists_and_numpys_numbers_are_taken_as_arrays_and_numbers_are() -> None:
+    plain, listed = study(), study(data=(ROWS.tolist(), CLASSES.tolist()), nodes=np.int64(4), rounds=np.int64(3))
+    assert plain.seeds[0].digest == listed.seeds[0].digest
+    assert len(study(seeds=np.int64(2), rounds=1).seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ((ROWS, CLASSES[:-1]), r"\[300, 299\] rows"),
+        (
+            (ROWS.numpy(), np.array(["a", "b"])[CLASSES]),
+            "must be numbers: row 0 has '[ab]'",
+        ),
+    ],
+)
+def test_data_that_cannot_be_is_told_as_a_task_tells_it(data: object, told: str) -> None:
+    with pytest.raises(fedmq.FederationError, match=told):
+        study(data=data)
