@@ -43,6 +43,7 @@ from federation.tasks.adapters.scikit_learn_scalers import (
     scaler_zero,
 )
 from federation.tasks.data.examples import Examples, gap_in
+from federation.tasks.data.table_spec import as_names, twice
 from update_codec import Role
 
 __all__ = ["SklearnTask", "sklearn_task"]
@@ -74,8 +75,10 @@ def sklearn_task(
         features: How many columns the inputs have; not needed where ``data`` is of the whole federation.
 
     Raises:
-        TaskError: The estimator is none of these.
+        TaskError: The estimator is none of these, or the classes are no list of different names.
     """
+    if double := twice(as_names(classes, "classes")):
+        raise TaskError(f"classes has {double!r} twice")
     scaler, model = parts(estimator)
     return SklearnTask(Examples(context, data, test_data), model, scaler, tuple(classes), features)
 

@@ -64,6 +64,8 @@ def parts(estimator: Any) -> tuple[Any, Any]:
 
 
 def _check_model(model: Any) -> None:
+    if isinstance(model, type):
+        raise TaskError(f"estimator is the class {model.__name__}: give an object of it, {model.__name__}()")
     if not isinstance(model, _TRAINED) or type(model).__name__.endswith("CV"):
         names = ", ".join(each.__name__ for each in _TRAINED)
         raise TaskError(f"{type(model).__name__} cannot be averaged: there are {names}, and scalers")

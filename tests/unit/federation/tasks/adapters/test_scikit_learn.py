@@ -306,6 +306,7 @@ def test_a_pass_over_many_rows_is_made_in_pieces_of_all_of_them() -> None:
     ("estimator", "words"),
     [
         (LinearRegression(), "LinearRegression cannot be averaged: there are SGDClassifier"),
+        (SGDClassifier, r"estimator is the class SGDClassifier: give an object of it, SGDClassifier\(\)"),
         (SGDClassifier(average=True), "average="),
         (LogisticRegression(solver="liblinear"), "lbfgs"),
         (MLPClassifier(solver="lbfgs"), "adam or sgd"),
@@ -427,3 +428,17 @@ def test_the_columns_of_a_nodes_own_frame_are_told() -> None:
         task.prepare()
         assert isinstance(task, ReadsFrames)
         assert task.columns_unsaid() == names
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ({"low", "high"}, "classes must be a list or a tuple of names in a fixed order"),
+        ("ab", "classes must be a list or a tuple"),
+        (("low", "high", "low"), "classes has 'low' twice"),
+    ],
+)
+def test_classes_are_names_in_a_fixed_order(classes: Any, words: str) -> None:
+    """Predictions are in this order, and that of a set is another one in each process."""
+    with pytest.raises(TaskError, match=words):
+        sklearn_task(NODES[0], estimator=SGDClassifier(), data=None, classes=classes)
