@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean, pstdev
 from string import Template
 from typing import Annotated
 
@@ -38,6 +39,8 @@ class _Columns:
         left_out: Columns that hold anything else, such as a time.
         decimal: The decimal mark, ``.`` or ``,``.
         gaps: Whether a value is missing somewhere.
+        centre: Mean of the target, where it is a number.
+        spread: Its standard deviation, or 1 where that is 0.
     """
 
     features: tuple[str, ...]
@@ -46,7 +49,25 @@ class _Columns:
     left_out: tuple[str, ...] = ()
     decimal: str = "."
     gaps: bool = False
+    centre: float = 0.0
+    spread: float = 1.0
 
+
+_UNITS = '''CENTRE, SPREAD = {centre!r}, {spread!r}  # of the target in the table at hand: the same on every device
+
+
+class Units(torch.nn.Module):
+    """From numbers around 0 to those of the target, so that one learning rate suits any."""
+
+    def forward(self, x):
+        return x * SPREAD + CENTRE
+
+
+def loss(output, target):
+    return torch.nn.functional.mse_loss(output, target) / SPREAD**2
+
+'''
+"""What a task has besides, whose target is a number."""
 
 _SAMPLE = _Columns(features=FEATURES, target=TARGET, classes=CLASSES)
 
@@ -173,7 +194,9 @@ def _table_values(wish: Wish) -> Mapping[str, str]:
         "inputs": len(columns.features),
     }
     text = {
-        "loss": "cross_entropy" if columns.classes else "mse_loss",
+        "loss": "torch.nn.functional.cross_entropy" if columns.classes else "loss",
+        "units": "" if columns.classes else _UNITS.format(centre=columns.centre, spread=columns.spread),
+        "after": "" if columns.classes else ", Units()",
         "reading": ("" if columns.decimal == "." else f", decimal={columns.decimal!r}")
         + (', missing="drop"' if columns.gaps else ""),
         "left_out": f"  # left out, not numbers: {', '.join(columns.left_out)}" if columns.left_out else "",
@@ -206,6 +229,7 @@ def _look_at(table: Path, target: str | None) -> _Columns:
     if not numbers:
         raise ConfigError("--table", f"{table} has no column of numbers beside {wanted}", source="command line")
     classes = tuple(sorted(cells[wanted]))
+    values = _numbers([cell for cell in said[wanted] if cell in cells[wanted]], decimal) or [0.0]
     return _Columns(
         features=tuple(numbers),
         target=wanted,
@@ -213,6 +237,8 @@ def _look_at(table: Path, target: str | None) -> _Columns:
         left_out=tuple(" ".join(name.split()) for name in header if name != wanted and name not in numbers),
         decimal=decimal,
         gaps=any(cell not in cells[name] for name in (*numbers, wanted) for cell in said[name]),
+        centre=float(f"{fmean(values):.4g}"),
+        spread=float(f"{pstdev(values):.4g}") or 1.0,
     )
 
 

@@ -78,15 +78,15 @@ def read_rows(path: Path, spec: TableSpec) -> tuple[Row, list[Row]]:
 
 
 def _has(row: Row, spec: TableSpec) -> bool:
-    """Whether the columns' names may be here, and not above."""
-    return len(row.cells) > 1 and spec.target in map(normal, row.cells)
+    """Whether the columns' names may be here, and not above; without a target nobody knows."""
+    return bool(spec.target) and len(row.cells) > 1 and spec.target in map(normal, row.cells)
 
 
 def _without_comments(text: str, spec: TableSpec) -> str:
     """The text without the comments above the columns' names, which may begin with the same sign."""
     place, lines = 0, 0
     while found := _COMMENT_LINE.match(text, place):
-        if spec.target in (normal(cell.lstrip(f"{_COMMENT} ")) for cell in _CELLS.split(found[0])):
+        if spec.target and spec.target in (normal(cell.lstrip(f"{_COMMENT} ")) for cell in _CELLS.split(found[0])):
             break
         place, lines = found.end(), lines + 1
     return "\n" * lines + text[place:]

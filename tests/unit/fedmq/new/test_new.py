@@ -9,9 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import fedmq
 from coordinator.config.sections import read_config
 from edge_node.config import read_config as read_node_config
 from federation.errors import ConfigError, StorageError
@@ -100,9 +103,33 @@ def test_the_own_table_says_what_the_task_learns(
     assert f"FEATURES = {features}\n" in task
     assert f"TARGET = {column}\n" in task
     assert f"CLASSES = {classes} " in task
-    assert f"functional.{loss}," in task
+    assert f"functional.{loss}" in task
     assert ("decimal=','" in task) is (";" in text)
     assert (tmp_path / "press" / "data" / "readings.csv").read_text() == text
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e5])
+def test_a_number_is_learnt_whatever_its_unit(unit: float, tmp_path: Path) -> None:
+    """A price in euros diverged at once: no update was accepted."""
+    drawn = np.random.default_rng(1)
+    heat, flow = drawn.normal(60, 10, 240), drawn.normal(3, 1, 240)
+    rows = zip(heat, flow, unit * (40 + heat - 5 * flow), strict=True)
+    text = "heat,flow,price\n" + "".join(f"{one:.3f},{two:.3f},{three:.6f}\n" for one, two, three in rows)
+    (tmp_path / "mine.csv").write_text("# exported\n" + text)
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    study = fedmq.simulate(
+        f"{tmp_path / 'press' / 'task.py'}:build", data=tmp_path / "press" / "data", nodes=3, rounds=8, progress=False
+    )
+    assert study.final("loss") < 0.2
+    answers = study.model(torch.tensor([[60.0, 3.0], [70.0, 3.0]])).detach().numpy()[:, 0] / unit
+    assert np.allclose(answers, [85, 95], atol=8)
+
+
+@pytest.mark.parametrize("cells", ["3,,7\n", "3,NA,7\n", '3,"a\n b",7\n'])
+def test_a_table_with_empty_cells_is_looked_at_without_a_target(cells: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("heat,flow,price\n1,2,3.5\n2,3,4.5\n" + cells)
+    make_project(Wish(folder=tmp_path / "press", kind=Kind.CSV, table=tmp_path / "mine.csv"))
+    assert "TARGET = 'price'" in (tmp_path / "press" / "task.py").read_text()
 
 
 @pytest.mark.parametrize("kind", [Kind.CSV, Kind.SKLEARN])
