@@ -61,18 +61,39 @@ def module_of(task: TorchTaskSpec) -> nn.Module:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside, with gradients, and leave the process's own state as it was.
+    """Draw from ``seed`` inside, with gradients and full precision, and leave the process's own state as it was.
 
     A default type of floats, or NumPy's error handling, that user code sets inside would else be that of the next
     model, and of the codec.
+
+    Raises:
+        TaskError: ``torch.autocast`` was entered inside and not left.
     """
     cuda = [torch.cuda.current_device()] if device is not None and device.type == "cuda" else []
     dtype = torch.get_default_dtype()
     try:
-        with torch.random.fork_rng(devices=cuda), drawn_alike(seed), torch.enable_grad(), np.errstate():
+        with torch.random.fork_rng(devices=cuda), drawn_alike(seed), torch.enable_grad(), np.errstate(), _unmixed():
             yield
     finally:
         torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def _unmixed() -> Iterator[None]:
+    """Without the mixed precision that user code has entered and never left: it keeps weights as they were then."""
+    kinds, cached = ("cpu", "cuda"), torch.is_autocast_cache_enabled()
+    entered = {kind: torch.is_autocast_enabled(kind) for kind in kinds}
+    for kind in kinds:
+        torch.set_autocast_enabled(kind, False)
+    torch.set_autocast_cache_enabled(cached and not any(entered.values()))
+    try:
+        yield
+        if any(map(torch.is_autocast_enabled, kinds)):
+            raise TaskError("torch.autocast was entered and never left: write it as with torch.autocast(...):")
+    finally:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, entered[kind])
+        torch.set_autocast_cache_enabled(cached)
 
 
 class LocalModel:

@@ -283,3 +283,29 @@ def test_what_is_no_example_is_called_by_its_kind() -> None:
     for data, words in (([row, row], "SimpleNamespace: give numbers, in tuples or dicts"), ([], "an empty list")):
         with pytest.raises(TaskError, match=words):
             prepare(task_of(train_data=data))
+
+
+class LeftOpen(nn.Linear):
+    """Enters mixed precision in each pass, and never leaves it."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        torch.autocast("cpu", dtype=torch.bfloat16).__enter__()  # type: ignore[no-untyped-call]
+        return super().forward(inputs).float()
+
+
+def test_mixed_precision_that_is_never_left_is_refused_or_without_effect() -> None:
+    """Weights stayed as they were when it was entered: accuracy of a coin, and no word."""
+    plain = task_of()
+    wanted = plain.train(plain.initial_parameters(0), SETTINGS, bool).parameters
+    opened = torch.autocast("cpu", dtype=torch.bfloat16)
+    opened.__enter__()  # type: ignore[no-untyped-call]
+    try:
+        within = task_of()
+        found = within.train(within.initial_parameters(0), SETTINGS, bool).parameters
+        assert all(np.array_equal(np.asarray(found[name]), np.asarray(array)) for name, array in wanted.items())
+        assert torch.is_autocast_enabled("cpu")
+    finally:
+        opened.__exit__(None, None, None)
+    with pytest.raises(TaskError, match=r"torch\.autocast was entered and never left: write it as with"):
+        prepare(task_of(model=lambda: LeftOpen(6, 3)))
+    assert not torch.is_autocast_enabled("cpu")
