@@ -7,9 +7,14 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from federation.errors import TaskError
+from federation.runtime.log import get_log
 from federation.tasks.training.batches import Batch, is_example, mapped, num_examples
 
 __all__ = ["LoaderData", "on_device"]
+
+
+MANY = 1_000_000
+"""Examples of one pass after which a loader that does not say how many it has may have no end."""
 
 
 class LoaderData:
@@ -26,6 +31,7 @@ class LoaderData:
         self._batches = batches
         self._device = device
         self.num_examples = self._counted = 0
+        self._quiet = False  # its length is known, or it was told of
 
     def epoch(self, generator: torch.Generator, batch_size: int) -> Iterator[Batch]:  # noqa: ARG002 - the loader's own win
         """See `LocalData`."""
@@ -45,6 +51,11 @@ class LoaderData:
             # Also where the pass is cut short: what the loader holds is the weight, and not what was taken of it.
             expected = 0 if self._counted else _held(self._batches, seen, count)
             self.num_examples = max(self.num_examples, seen, expected)
+            self._quiet |= bool(expected or self._counted)
+            if seen >= MANY and not self._quiet:
+                self._quiet = True
+                why = f"one pass has given {seen:,} examples, and nothing says where it ends: if nowhere, set max_steps"
+                get_log("task").warning("data_without_end", why=why)
             yield batch
         if not seen and self.num_examples:
             raise TaskError(_ONCE)

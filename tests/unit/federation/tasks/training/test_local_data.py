@@ -1,11 +1,12 @@
 """Local data: whatever the user gives becomes shuffled batches, each example once per epoch."""
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from federation.errors import TaskError
 from federation.task import TaskContext
+from federation.tasks.training import loader_data
 from federation.tasks.training import local_data as module
 from federation.tasks.training.loader_data import LoaderData
 from federation.tasks.training.local_data import (
@@ -396,3 +398,25 @@ def test_a_table_of_objects_is_read_column_by_column() -> None:
     assert as_tensor(table[:, :2]).dtype == torch.int64
     with pytest.raises(TaskError, match="column 1 of the data is object, and must be numbers: row 1 has 'b'"):
         as_tensor(np.array([[1, 2], [3, "b"]], dtype=object))
+
+
+class Endless:
+    """Batches of ten, for ever."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            yield torch.zeros(10, 2), torch.zeros(10)
+
+
+def test_a_pass_that_may_have_no_end_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation trained for ever, without a word."""
+    monkeypatch.setattr(loader_data, "MANY", 50)
+    with structlog.testing.capture_logs() as logs:
+        endless = LoaderData(Endless(), CPU)
+        for _ in range(2):
+            assert len(list(islice(endless.in_order(10), 20))) == 20
+        known = LoaderData([(torch.zeros(10, 2), torch.zeros(10))] * 20, CPU)
+        assert len(list(known.in_order(10))) == 20
+    assert [line["event"] for line in logs] == ["data_without_end"]
+    assert "50 examples" in logs[0]["why"]
+    assert "set max_steps" in logs[0]["why"]
