@@ -126,6 +126,15 @@ def user_code(doing: str) -> Iterator[None]:
         raise TaskError(f"{doing}: {described(error)}") from error
 
 
+def unexplained(error: BaseException) -> BaseException | None:
+    """What the log shows with a traceback: nothing where the error is ours, and its words say all of it.
+
+    That a device has no readings yet is no fault of a program; what a user's code has raised has a place there.
+    """
+    own = isinstance(error, FederationError) and error.__cause__ is None and error.__context__ is None
+    return None if own else error
+
+
 def described(error: BaseException) -> str:
     """What a user's code has raised: ``ValueError: no (task.py, line 3, in forward); first cause: KeyError: 'x'``."""
     first = _first_cause(error)

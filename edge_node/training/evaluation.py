@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from edge_node.engine.events import EvaluationFinished
 from edge_node.training.masking import Masking
 from federation.contract import checked_metrics, given
-from federation.errors import TaskError, described
+from federation.errors import TaskError, described, unexplained
 from federation.inputs import agree
 from federation.protocol.limits import EXAMPLES_MAX, SECONDS_MAX, fit_text
 from federation.protocol.messages import EvaluationReport
@@ -77,9 +77,11 @@ def evaluation_event(task: Task, manifest: Manifest, job: EvaluationJob, clock: 
         examples = _examples(metrics.pop(TEST_EXAMPLES, 1.0))
         reason = "" if metrics else NOTHING_EVALUATED
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
-        get_log("evaluation").warning("evaluation_failed", version=job.version, exc_info=error)
         metrics, examples = {}, 0
         reason = reason_of(error)
+        get_log("evaluation").warning(
+            "evaluation_failed", version=job.version, reason=reason, exc_info=unexplained(error)
+        )
     report = EvaluationReport(
         run=job.run,
         version=job.version,

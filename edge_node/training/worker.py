@@ -24,7 +24,7 @@ from edge_node.training.priority import Priority
 from edge_node.training.process import TrainingMark, end_if_forked
 from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
 from federation.contract import Wanted, checked_result, given
-from federation.errors import TaskError
+from federation.errors import TaskError, unexplained
 from federation.inputs import agree
 from federation.process_state import process_state_kept
 from federation.protocol.limits import fit_metrics, fit_text
@@ -247,7 +247,8 @@ def training_event(
         return TrainingFinished(result=run_round(setup, job, stop, clock))
     except BaseException as error:  # noqa: BLE001 - even SystemExit from a user's task must not end the worker silently
         if not stop():
-            get_log("training").warning("training_failed", round=announcement.round, exc_info=error)
+            said = {"round": announcement.round, "reason": reason_of(error)}
+            get_log("training").warning("training_failed", **said, exc_info=unexplained(error))
         # Under differential privacy what went wrong may be of the data: only this node's log says it.
         why = "training failed" if announcement.settings.privacy is not None else fit_text(reason_of(error))
         return TrainingFailed(round=announcement.round, reason=why, run=announcement.run, attempt=job.attempt)

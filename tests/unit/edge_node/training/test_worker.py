@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from edge_node.engine.events import EvaluationFinished, TrainingFailed, TrainingFinished
 from edge_node.training import worker
@@ -20,7 +21,7 @@ from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.priority import NICE_IDLE, SHORT_S, Priority
 from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
 from edge_node.training.worker import ThreadTrainer, TrainingJob, TrainingSetup, run_round, training_event
-from federation.errors import TaskError
+from federation.errors import TaskError, user_code
 from federation.inputs import Inputs
 from federation.protocol.limits import METRICS_MAX
 from federation.protocol.messages import EvaluationReport
@@ -462,3 +463,26 @@ def test_only_who_leads_a_session_lowers_it() -> None:
         for own in (True, False)
     ]
     assert found == ["/proc/self/autogroup", "None"]
+
+
+@pytest.mark.parametrize("of_the_user", [False, True])
+def test_only_what_a_users_code_has_raised_is_shown_with_its_place(of_the_user: bool) -> None:
+    """A device that waits for its first reading filled its log with tracebacks of this package."""
+
+    def failing(_stop: Stop) -> None:
+        if not of_the_user:
+            raise TaskError("no reading has arrived yet")
+        with user_code("training"):
+            raise ValueError("theirs")
+
+    inbox: Inbox = queue.Queue(10)
+    with capture_logs() as said:
+        trainer = ThreadTrainer(training_setup(ToyTask(during=failing)), inbox, MonotonicClock())
+        try:
+            trainer.start(job(1))
+            assert isinstance(inbox.get(timeout=LIMIT_S).event, TrainingFailed)
+        finally:
+            assert trainer.close(timeout_s=LIMIT_S)
+    (line,) = [line for line in said if line["event"] == "training_failed"]
+    assert ("theirs" if of_the_user else "no reading has arrived yet") in line["reason"]
+    assert (line["exc_info"] is not None) == of_the_user
