@@ -81,11 +81,12 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 @contextmanager
 def _unmixed() -> Iterator[None]:
     """Without the mixed precision that user code has entered and never left: it keeps weights as they were then."""
-    kinds, cached = ("cpu", "cuda"), torch.is_autocast_cache_enabled()
+    kinds, cached, before = ("cpu", "cuda"), torch.is_autocast_cache_enabled(), _entered()
     entered = {kind: torch.is_autocast_enabled(kind) for kind in kinds}
     for kind in kinds:
         torch.set_autocast_enabled(kind, False)
-    torch.set_autocast_cache_enabled(cached and not any(entered.values()))
+    # Casts of weights are forgotten when the outermost is left, so within one that never is, there must be none.
+    torch.set_autocast_cache_enabled(cached and not before)
     try:
         yield
         if any(map(torch.is_autocast_enabled, kinds)):
@@ -94,6 +95,15 @@ def _unmixed() -> Iterator[None]:
         for kind in kinds:
             torch.set_autocast_enabled(kind, entered[kind])
         torch.set_autocast_cache_enabled(cached)
+        for _ in range(_entered() - before):  # the next task's would be within it
+            torch.autocast_decrement_nesting()
+            torch.clear_autocast_cache()
+
+
+def _entered() -> int:
+    """How often mixed precision was entered on this thread, and not left."""
+    torch.autocast_increment_nesting()
+    return int(torch.autocast_decrement_nesting())
 
 
 class LocalModel:

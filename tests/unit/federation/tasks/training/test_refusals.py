@@ -1,6 +1,7 @@
 """What cannot train is refused by its name and with a way on; what only looks so trains."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from federation.errors import TaskError
 from federation.protocol.messages import TrainSettings
-from federation.task import TaskContext, prepare
+from federation.task import MIXED, MIXED_KEY, TaskContext, prepare
 from federation.tasks import TorchTask
 from federation.tasks.check import check_task
 from federation.tasks.training.batches import Reading
@@ -309,3 +310,15 @@ def test_mixed_precision_that_is_never_left_is_refused_or_without_effect() -> No
     with pytest.raises(TaskError, match=r"torch\.autocast was entered and never left: write it as with"):
         prepare(task_of(model=lambda: LeftOpen(6, 3)))
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_task_that_left_mixed_precision_open_costs_the_next_one_nothing() -> None:
+    """In one process, as in a notebook: the next task's mixed precision kept the weights of its first step for ever."""
+    mixed = replace(SETTINGS, extra={MIXED_KEY: MIXED["bfloat16"]})
+    first = task_of()
+    wanted = first.train(first.initial_parameters(0), mixed, bool).parameters
+    with pytest.raises(TaskError, match="never left"):
+        prepare(task_of(model=lambda: LeftOpen(6, 3)))
+    second = task_of()
+    found = second.train(second.initial_parameters(0), mixed, bool).parameters
+    assert all(np.array_equal(np.asarray(found[name]), np.asarray(array)) for name, array in wanted.items())
