@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -29,22 +30,26 @@ IMPORT_SEED: Final = 20_261
 _told = set[str]()
 """Functions of which it was said that they draw."""
 
-_own_generator = np.random.default_rng
-
 
 class _Seeds(threading.local):
     """Where a generator of NumPy's that is made without a seed gets one from; None: from the system."""
 
-    sequence: np.random.SeedSequence | None = None
+    sequence: "np.random.SeedSequence | None" = None
 
 
 _seeds = _Seeds()
 
 
-def _generator(seed: Any = None) -> np.random.Generator:
+@cache
+def _own_generator() -> Any:
+    """NumPy's own, asked for before it is replaced; its module is loaded then, and no coordinator builds a task."""
+    return np.random.default_rng
+
+
+def _generator(seed: Any = None) -> Any:
     """What stands for ``numpy.random.default_rng``; whoever has imported it by name keeps this one."""
     sequence = _seeds.sequence
-    return _own_generator(sequence.spawn(1)[0] if seed is None and sequence is not None else seed)
+    return _own_generator()(sequence.spawn(1)[0] if seed is None and sequence is not None else seed)
 
 
 @contextmanager
@@ -87,7 +92,7 @@ def made_alike(seed: int) -> Iterator[Callable[[], bool]]:
     Yields:
         Says whether anything was drawn so far.
     """
-    before, sequence, watch = _seeds.sequence, np.random.SeedSequence(abs(seed)), _Watch(seed)
+    before, sequence, watch, own = _seeds.sequence, np.random.SeedSequence(abs(seed)), _Watch(seed), _own_generator()
     _seeds.sequence = sequence
     np.random.default_rng = _generator
     sys.meta_path.insert(0, watch)
@@ -99,7 +104,7 @@ def made_alike(seed: int) -> Iterator[Callable[[], bool]]:
             sys.meta_path.remove(watch)
         _seeds.sequence = before
         if before is None:
-            np.random.default_rng = _own_generator
+            np.random.default_rng = own
 
 
 def called(function: Callable[[], Any], seed: int) -> Any:
