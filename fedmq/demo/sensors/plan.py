@@ -110,6 +110,8 @@ url = "{url}"
 name = "{TASK}"
 [store]
 folder = "{folder / "state" / pump}"
+[training]
+nice = 19
 [data]
 flush_s = 0.5
 report = false
