@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,10 @@ HELPERS: set[int] = set()
 """Process ids of children that live as long as we do."""
 FAMILIES: set[int] = set()
 """Of those that outlive a test, as a browser does, with children of their own that come and go."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # Started in the background, as CI may be: programs that are tested would inherit a deaf ear to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
 EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "12"))
