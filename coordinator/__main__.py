@@ -1,15 +1,13 @@
 """``python -m coordinator`` is the ``coordinator`` command."""
 
-from federation.program import Loading
+from federation.program import loaded
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Load the command, and run it."""
-    with Loading():
-        from coordinator.cli import main as run  # noqa: PLC0415 - it is what is waited for
-    run()
+    loaded("coordinator.cli").main()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """``python -m edge_node`` is ``edge-node``."""
 
-from federation.program import Loading
+from federation.program import loaded
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Load the command, and run it."""
-    with Loading():
-        from edge_node.cli import main as run  # noqa: PLC0415 - it is what is waited for
-    run()
+    loaded("edge_node.cli").main()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ Nothing is imported here that Python has not loaded by itself: each module more 
 
 import os
 import sys
+from typing import Any
 
-__all__ = ["Loading"]
+__all__ = ["Loading", "loaded"]
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -37,3 +38,9 @@ class Loading:
 
         if self._before is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._before)
+
+
+def loaded(module: str) -> Any:
+    """The module of a command; what it imports is what a program's start waits for."""
+    with Loading():
+        return __import__(module, fromlist=("main",))

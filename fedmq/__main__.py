@@ -1,15 +1,13 @@
 """``python -m fedmq`` is the ``fedmq`` command."""
 
-from federation.program import Loading
+from federation.program import loaded
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Load the command, and run it."""
-    with Loading():
-        from fedmq.cli import main as run  # noqa: PLC0415 - it is what is waited for
-    run()
+    loaded("fedmq.cli").main()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """``python -m site_gateway`` is ``fedmq gateway``."""
 
-from federation.program import Loading
+from federation.program import loaded
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Load the command, and run it."""
-    with Loading():
-        from site_gateway.cli import main as run  # noqa: PLC0415 - it is what is waited for
-    run()
+    loaded("site_gateway.cli").main()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """``python -m sum_helper`` is ``fedmq helper``."""
 
-from federation.program import Loading
+from federation.program import loaded
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Load the command, and run it."""
-    with Loading():
-        from sum_helper.cli import main as run  # noqa: PLC0415 - it is what is waited for
-    run()
+    loaded("sum_helper.cli").main()
 
 
 if __name__ == "__main__":
