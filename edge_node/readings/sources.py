@@ -4,6 +4,7 @@ A source says how far it was read in a cursor of plain data, which is stored wit
 takes is read again, and what is stored is not read twice.
 """
 
+import contextlib
 import csv
 import datetime as dt
 import glob
@@ -106,11 +107,11 @@ class FileSource:
         paths = self._paths()
         if not paths:
             polled.problem = f"there is no file {self.pattern}"
+        for path in before.keys() - set(paths):  # what was renamed may have no successor yet
+            self._read_former(path, before[path], paths, now, polled)
         for path in paths:
             try:
-                if path in before:
-                    self._read_rotated(path, before[path], paths, now, polled)
-                after[path] = self._read(Path(path), before.get(path), now, polled)
+                after[path] = self._read(path, before.get(path), paths, now, polled)
             except OSError as error:
                 polled.problem = f"{path} cannot be read: {error.strerror}"
                 after[path] = before.get(path)
@@ -121,10 +122,12 @@ class FileSource:
         pattern = os.path.join(self.pattern, "*.csv") if os.path.isdir(self.pattern) else self.pattern  # noqa: PTH112, PTH118 - a pattern
         return sorted(path for path in glob.glob(pattern) if os.path.isfile(path))[:FILES_MAX]  # noqa: PTH113, PTH207 - the same
 
-    def _read(self, path: Path, place: object, now: float, polled: Polled) -> object:
+    def _read(self, path: str, place: object, paths: Sequence[str], now: float, polled: Polled) -> object:
         """Take the whole lines that are new; returns the offset behind them, and by what the file is known again."""
-        with path.open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123 - what glob gives
             offset, header = _resumed(file, place)
+            if not offset and place is not None:
+                self._read_former(path, place, paths, now, polled)
             file.seek(offset)
             body = file.read(READ_BYTES_MAX)
             end = body.rfind(b"\n") + 1
@@ -139,15 +142,13 @@ class FileSource:
                 self._rows(header, lines, now, polled)
             return [offset + end, *_mark(file, offset + end), header]
 
-    def _read_rotated(self, path: str, place: object, paths: Sequence[str], now: float, polled: Polled) -> None:
+    def _read_former(self, path: str, place: object, paths: Sequence[str], now: float, polled: Polled) -> None:
         """Take the last lines of a file that was renamed since: what was appended after the last look."""
-        with open(path, "rb") as file:  # noqa: PTH123 - as all paths here
-            if _resumed(file, place)[0]:
-                return
-        for name in sorted(glob.glob(glob.escape(path) + "?*"))[:ROTATED_MAX]:  # noqa: PTH207 - the same
+        for name in sorted(glob.glob(glob.escape(path) + "?*"))[:ROTATED_MAX]:  # noqa: PTH207 - as above
             if name in paths or not os.path.isfile(name):  # noqa: PTH113 - the same
                 continue
-            with open(name, "rb") as file:  # noqa: PTH123 - the same
+            # One that this user may not read, or that is gone by now, is none of those that could be read before.
+            with contextlib.suppress(OSError), open(name, "rb") as file:  # noqa: PTH123 - the same
                 offset, header = _resumed(file, place)
                 if not offset or header is None:
                     continue

@@ -1,11 +1,14 @@
 """Files that grow and tables that others write: each row once, a half-written line waits, what is wrong is counted."""
 
+import builtins
+import errno
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge_node.readings import sources
 from edge_node.readings.sources import FileSource, Polled, TableSource
 from edge_node.storage.foreign_table import ROWS_MAX
 
@@ -74,6 +77,39 @@ def test_the_last_lines_before_a_rotation_are_read(tmp_path: Path, former: str) 
     found = polled(source(file), cursor)
     assert [one[0] for one in found.readings] == [3.0, 4.0, 5.0]
     assert polled(source(file), found.cursor).readings == []
+
+
+def test_a_look_between_the_renaming_and_the_next_file_takes_the_last_lines(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    file.write_text("t,heat\n1,20\n")
+    cursor = polled(source(file)).cursor
+    with file.open("a") as log:
+        log.write("2,21\n")
+    file.rename(tmp_path / "log.csv.1")
+    between = polled(source(file), cursor)
+    assert [one[0] for one in between.readings] == [2.0]
+    file.write_text("t,heat\n3,22\n")
+    assert [one[0] for one in polled(source(file), between.cursor).readings] == [3.0]
+
+
+def test_a_former_file_that_cannot_be_read_costs_its_own_lines_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotation may leave it to root: the next file was never read."""
+    file = tmp_path / "log.csv"
+    file.write_text("t,heat\n1,20\n")
+    cursor = polled(source(file)).cursor
+    file.rename(tmp_path / "log.csv.1")
+    file.write_text("t,heat\n2,21\n")
+
+    def barred(path: str, mode: str) -> Any:
+        if path.endswith(".1"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return builtins.open(path, mode)  # noqa: PTH123 - as the source does
+
+    monkeypatch.setattr(sources, "open", barred, raising=False)
+    found = polled(source(file), cursor)
+    assert (found.readings, found.problem) == ([(2.0, "heat", 21.0)], "")
 
 
 def test_what_is_read_by_its_own_name_is_not_read_as_a_former_one(tmp_path: Path) -> None:
