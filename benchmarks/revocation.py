@@ -7,30 +7,28 @@ is let, and the coordinator waits for it. Time counts from the start of the comm
 
 import argparse
 import datetime as dt
-import json
-import os
 import queue
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.table import Figure, show
-from coordinator.enrolment.federation import Fleet
+from coordinator.enrolment import federation
 from coordinator.enrolment.folder import FleetFolder
 from coordinator.enrolment.texts import FleetPlan
 from edge_node.setup.join import install
 from federation.runtime.local_broker import free_port
 from federation.types import FederationId, NodeId
+from fedmq.demo.processes import Exited, Fleet
 
 BAR_S = 2.0
 LIMIT_S = 60.0
 SLOW, QUICK = NodeId("slow"), NodeId("quick")
+ENDED = "it ends"
 TASK = """
 import os
 import time
@@ -50,56 +48,30 @@ def build(context):
 """
 
 
-class Roles:
-    """Processes of one federation, and what they log, with the time at which it was read."""
+def heard(fleet: Fleet, wanted: Mapping[str, tuple[str, str]]) -> dict[str, float]:
+    """When each of these events was read, by name of the figure, in monotonic seconds.
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
-        self._said: queue.Queue[tuple[float, str, Mapping[str, object]]] = queue.Queue()
+    Args:
+        fleet: Whose.
+        wanted: A process, and the event that it logs; `ENDED` is its end.
 
-    def start(self, name: str, command: Sequence[str], **environment: str) -> None:
-        """Start a role; it ends with the stack."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command, "--log-json"],
-            cwd=self._folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self._stack.callback(process.wait, LIMIT_S)
-        self._stack.callback(process.terminate)
-        threading.Thread(target=self._read, args=(name, process), daemon=True).start()
-
-    def _read(self, name: str, process: "subprocess.Popen[bytes]") -> None:
-        for line in process.stdout or ():
-            now = time.monotonic()
-            try:
-                said = json.loads(line)
-            except ValueError:
-                said = {"event": line.decode(errors="replace")}
-            self._said.put((now, name, said if isinstance(said, dict) else {}))
-
-    def heard(self, wanted: Mapping[str, tuple[str, str]]) -> dict[str, float]:
-        """When each of these events was logged, by name of the figure.
-
-        Args:
-            wanted: Role and event.
-
-        Raises:
-            SystemExit: One does not come.
-        """
-        found: dict[str, float] = {}
-        until = time.monotonic() + LIMIT_S
-        while len(found) < len(wanted):
-            try:
-                at, role, said = self._said.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                missing = ", ".join(sorted(wanted.keys() - found.keys()))
-                raise SystemExit(f"not within {LIMIT_S:.0f} s: {missing}") from None
-            for name, event in wanted.items():
-                if event == (role, said.get("event")):
-                    found.setdefault(name, at)
-        return found
+    Raises:
+        SystemExit: One does not come.
+    """
+    found: dict[str, float] = {}
+    until = time.monotonic() + LIMIT_S
+    while len(found) < len(wanted):
+        try:
+            item = fleet.lines.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            missing = ", ".join(sorted(wanted.keys() - found.keys()))
+            raise SystemExit(f"not within {LIMIT_S:.0f} s: {missing}") from None
+        if isinstance(item, Exited) and item.code:
+            raise SystemExit(fleet.last_words(item, "of this benchmark"))
+        said = (item.source, ENDED if isinstance(item, Exited) else item.event)
+        for name in (name for name, event in wanted.items() if event == said):
+            found.setdefault(name, time.monotonic())
+    return found
 
 
 def once(folder: Path) -> Mapping[str, float]:
@@ -110,29 +82,36 @@ def once(folder: Path) -> Mapping[str, float]:
     """
     task = folder / "endless.py"
     task.write_text(TASK)
-    fleet = Fleet(folder=FleetFolder(folder / "plant"), now=dt.datetime.now(dt.UTC))
+    fleet = federation.Fleet(folder=FleetFolder(folder / "plant"), now=dt.datetime.now(dt.UTC))
     plan = FleetPlan(
         federation=FederationId("plant"), hosts=("localhost",), port=free_port(), task=str(task), evaluate=False
     )
     fleet.create(plan)
     for name in fleet.enroll([SLOW, QUICK]):
         install(fleet.folder.bundle(name), folder / name, task=str(task))
-    with ExitStack() as stack:
-        roles = Roles(folder, stack)
-        # Each version waits for both, as long as both are there.
-        whole = {"FEDMQ_ROUND__QUORUM": "2", "FEDMQ_ROUND__NODES_MIN": "2", "FEDMQ_ROUND__INTERVAL_MIN_S": "0"}
-        roles.start("coordinator", ["coordinator", "run", "--config", str(fleet.folder.root), "--with-broker"], **whole)
+    run = Fleet(folder=folder)
+    # Each version waits for both, as long as both are there.
+    whole = {"FEDMQ_ROUND__QUORUM": "2", "FEDMQ_ROUND__NODES_MIN": "2", "FEDMQ_ROUND__INTERVAL_MIN_S": "0"}
+    place = str(fleet.folder.root)
+    try:
+        run.start("coordinator", "coordinator", ["run", "--config", place, "--with-broker", "--log-json"], whole)
         for name in (SLOW, QUICK):
-            roles.start(name, ["edge_node", "run", "--config", str(folder / name)], ENDLESS=str(int(name == SLOW)))
-        roles.heard({"one trains": (SLOW, "training_started"), "the other is done": ("coordinator", "update_stored")})
+            endless = {"ENDLESS": str(int(name == SLOW))}
+            run.start(name, "edge_node", ["run", "--config", str(folder / name), "--log-json"], endless)
+        heard(run, {"one trains": (SLOW, "training_started"), "the other is done": ("coordinator", "update_stored")})
         began = time.monotonic()
-        command = [sys.executable, "-m", "coordinator", "revoke", str(fleet.folder.root), SLOW]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        proved_s = time.monotonic() - began
-        if done.returncode:
-            raise SystemExit(f"coordinator revoke: {done.stdout}{done.stderr}")
-        heard = roles.heard({"unawaited": ("coordinator", "node_revoked"), "closed": (SLOW, "disconnected")})
-    return {name: at - began for name, at in heard.items()} | {"proved": proved_s}
+        run.start("revoke", "coordinator", ["revoke", place, SLOW])
+        found = heard(
+            run,
+            {
+                "unawaited": ("coordinator", "node_revoked"),
+                "closed": (SLOW, "disconnected"),
+                "proved": ("revoke", ENDED),
+            },
+        )
+    finally:
+        run.stop()
+    return {name: at - began for name, at in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
