@@ -92,7 +92,7 @@ def test_a_copy_of_the_folder_says_that_it_is_behind_and_a_restore_lifts_it(
         federation.watchers.append(lambda line: said.append(line.event) if line.source == COORDINATOR else None)
         federation.restart(COORDINATOR)
         assert federation.wait(lambda: "behind" in said, 2 * PLAN.lease_s), said
-        assert not federation.wait(lambda: "version_committed" in said, PLAN.lease_s)
+        assert not federation.wait(lambda: "version_committed" in said, PLAN.lease_s), said
         behind = dict(command("why", "--state", state)["fields"])["behind"]  # type: ignore[call-overload]
         # Of a start whose epoch is ours, too, a node may have heard no round yet.
         other_start = behind["epoch"] > behind["our_epoch"] or behind["round"] is None
