@@ -80,15 +80,19 @@ class Scorer:
     """From readings to what is said of them. Pure, but for the model that it asks.
 
     Attributes:
-        late: Readings that came too late for their row, and of the last one the column and the seconds.
         failed: Windows that the model could not answer.
     """
 
     def __init__(self) -> None:
-        self.late, self.failed = (0, "", 0.0), 0
+        self.failed = 0
         self._loaded: Loaded | None = None
         self._rows: LiveRows | None = None
         self._early: deque[Reading] = deque(maxlen=EARLY_MAX)
+
+    @property
+    def late(self) -> tuple[int, str, float]:
+        """Readings that came too late for their row, and of the last one the column and the seconds."""
+        return (0, "", 0.0) if self._rows is None else (self._rows.late, *self._rows.latest)
 
     def behind(self, latest: float) -> bool:
         """Begin anew where the newest row is later than can be: the clock was set back since. Says whether it was.
@@ -123,7 +127,6 @@ class Scorer:
             self._early.extend(readings)
             return []
         found = rows.add(readings)
-        self.late = (rows.late, *rows.latest)
         return [(self._said(loaded, when, window), loaded) for when, window in found]
 
     def _said(self, loaded: Loaded, when: float, window: NDArray[np.float32]) -> Said:

@@ -18,9 +18,6 @@ FUTURE, OTHER_COLUMN, OUT_OF_RANGE = "from the future", "not in data.columns", "
 
 Range = tuple[float, float]
 
-KNOWN_MAX = 1_024
-"""Columns whose range is remembered; topics can make up more names than there is room for."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plausible:
@@ -35,7 +32,6 @@ class Plausible:
     columns: tuple[str, ...] = ()
     ranges: Mapping[str, Range] = field(default_factory=dict)
     future_max_s: float = 60.0
-    _known: dict[str, Range | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of(self, readings: Sequence[Reading], now: float) -> tuple[list[Reading], Counter[str]]:
         """Those that can be, and how many cannot, by the reason.
@@ -65,9 +61,5 @@ class Plausible:
 
     def _range_of(self, column: str) -> Range | None:
         """That of the column's own name, else of the first pattern that fits."""
-        if column not in self._known:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            fits = (found for pattern, found in self.ranges.items() if fnmatchcase(column, pattern))
-            self._known[column] = self.ranges.get(column) or next(fits, None)
-        return self._known[column]
+        fits = (found for pattern, found in self.ranges.items() if fnmatchcase(column, pattern))
+        return self.ranges.get(column) or next(fits, None)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from federation.errors import TaskError
 from federation.readings.labels import join_labels
-from federation.readings.strays import strays, tell_strays
+from federation.readings.outliers import outliers, tell_outliers
 from federation.readings.windows import Frame, WindowSpec, frame_windows, resample
 
 __all__ = ["LiveReadings", "LiveWindows", "Readings", "parted"]
@@ -38,8 +38,8 @@ class Readings:
     columns: NDArray[np.int64]
     values: NDArray[np.float64]
 
-    def without_strays(self, told: set[str]) -> "Readings":
-        """The same without what no sensor has measured; see `strays`.
+    def without_outliers(self, told: set[str]) -> "Readings":
+        """The same without what no sensor has measured; see `outliers`.
 
         Args:
             told: Columns of which it was said already; more are added.
@@ -47,11 +47,11 @@ class Readings:
         kept = np.ones(len(self.times), bool)
         for place, name in enumerate(self.names):
             mine = np.flatnonzero(self.columns == place)
-            astray = mine[strays(self.values[mine])]
+            astray = mine[outliers(self.values[mine])]
             kept[astray] = False
             if len(astray) and name not in told:
                 told.add(name)
-                tell_strays(name, self.values[astray])
+                tell_outliers(name, self.values[astray])
         return self if kept.all() else Readings(self.names, self.times[kept], self.columns[kept], self.values[kept])
 
     def of(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -154,7 +154,7 @@ class LiveWindows:
             raise TaskError("this task trains on the device's own readings: give the node [data] (sensors.md)")
         spec, label = self._spec, self._label
         wanted = spec.columns if label is None else (*spec.columns, label)
-        found = self._readings.read(wanted).without_strays(self._told)
+        found = self._readings.read(wanted).without_outliers(self._told)
         whole = resample(found.times, found.columns, found.values, spec)
         frame = parted(whole, self._holdout, spec.length)[part]
         starts, windows = frame_windows(frame, spec)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.errors import TaskError
-from federation.readings.strays import strays, tell_strays
+from federation.readings.outliers import outliers, tell_outliers
 from federation.readings.windows import cut_windows
 from federation.tasks.sensors.plan import Kind, SensorPlan
 from federation.tasks.sensors.rules import Scaler
@@ -95,7 +95,7 @@ class DeviceReadings:
     @cached_property
     def _parts(self) -> tuple[list[Series], list[Series]]:
         """What trains and what is held out: the last files where a file is a life, else the last rows of each."""
-        sound = self._without_strays()
+        sound = self._without_outliers()
         known = [each.part(0, self.plan.rows) if self.plan.rows else each for each in sound]
         share = self.plan.held_out(self.kind)
         if not share:
@@ -110,15 +110,15 @@ class DeviceReadings:
             [each.part(cut) for each, cut in zip(known, cuts, strict=True)],
         )
 
-    def _without_strays(self) -> list[Series]:
+    def _without_outliers(self) -> list[Series]:
         """What no sensor has measured is a gap of what trains and of what is held out; scores are made of all."""
         whole = np.concatenate([each.values for each in self.series])
-        astray = np.stack([strays(column) for column in whole.T], axis=1)
+        astray = np.stack([outliers(column) for column in whole.T], axis=1)
         if not astray.any():
             return list(self.series)
         for name, column, mine in zip(self.plan.columns, whole.T, astray.T, strict=True):
             if mine.any():
-                tell_strays(name, column[mine])
+                tell_outliers(name, column[mine])
         ends = np.cumsum([len(each.values) for each in self.series])[:-1]
         tables = np.split(np.where(astray, np.float32(np.nan), whole), ends)
         return [replace(each, values=table) for each, table in zip(self.series, tables, strict=True)]

@@ -75,7 +75,7 @@ class LiveSource:
     def _read(self) -> DeviceReadings:
         plan = self.plan
         wanted = (*plan.columns, plan.target) if plan.target else plan.columns
-        found = self._live.read(wanted).without_strays(self._told)
+        found = self._live.read(wanted).without_outliers(self._told)
         never = [name for place, name in enumerate(plan.columns) if not (found.columns == place).any()]
         if never:
             raise TaskError(f"no reading has arrived for {', '.join(never)}: see edge-node status, and [data]")

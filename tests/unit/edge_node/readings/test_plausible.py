@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.config import read_config
-from edge_node.readings.plausible import FUTURE, KNOWN_MAX, OTHER_COLUMN, OUT_OF_RANGE, Plausible
+from edge_node.readings.plausible import FUTURE, OTHER_COLUMN, OUT_OF_RANGE, Plausible
 from federation.errors import ConfigError
 
 NOW = 1_000.0
@@ -31,13 +31,6 @@ def test_a_pattern_is_for_all_columns_that_fit_and_a_name_wins() -> None:
     rules = Plausible(ranges={"*.heat": (-40.0, 125.0), "oven.heat": (0.0, 400.0)})
     given = [(NOW, "hall.heat", 300.0), (NOW, "oven.heat", 300.0), (NOW, "hall.heats", 300.0)]
     assert rules.of(given, NOW)[0] == given[1:]
-
-
-def test_names_that_topics_make_up_are_not_remembered_for_ever() -> None:
-    rules = Plausible(ranges={"*": (0.0, 1.0)})
-    kept, _ = rules.of([(NOW, f"column-{number}", 0.5) for number in range(3 * KNOWN_MAX)], NOW)
-    assert len(kept) == 3 * KNOWN_MAX
-    assert len(rules._known) <= KNOWN_MAX
 
 
 NODE = """

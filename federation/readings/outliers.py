@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from federation.runtime.log import get_log
 
-__all__ = ["SPANS", "strays", "tell_strays"]
+__all__ = ["SPANS", "outliers", "tell_outliers"]
 
 SPANS: Final = 1e6
-"""A stray is further from the middle than so many times the span of the others. A converter of 24 bits with noise in
+"""An outlier is further from the middle than so many times the span of the others. A converter of 24 bits with noise in
 its last ten has a range of 2e4 spans of its noise."""
 
 OF_CONSTANT: Final = 1e12
@@ -29,8 +29,8 @@ VALUES_MIN: Final = 20
 """Of fewer values nothing is said."""
 
 
-def strays(values: ArrayLike) -> NDArray[np.bool]:
-    """Which values of one column are strays.
+def outliers(values: ArrayLike) -> NDArray[np.bool]:
+    """Which values of one column are outliers.
 
     Args:
         values: float (n,); what is not finite is none.
@@ -51,12 +51,12 @@ def strays(values: ArrayLike) -> NDArray[np.bool]:
     return known & (np.abs(np.where(known, found, middle) - middle) > limit)
 
 
-def tell_strays(column: str, values: Sequence[float] | NDArray[np.generic]) -> None:
+def tell_outliers(column: str, values: Sequence[float] | NDArray[np.generic]) -> None:
     """Say in the log what is left out, and how to keep it from coming.
 
     Args:
         column: Its name.
-        values: The strays.
+        values: The outliers.
     """
     why = "no sensor says this: say what it can say, in ranges under [data], or see the sensor"
-    get_log("readings").warning("strays_left_out", column=column, count=len(values), first=float(values[0]), why=why)
+    get_log("readings").warning("outliers_left_out", column=column, count=len(values), first=float(values[0]), why=why)

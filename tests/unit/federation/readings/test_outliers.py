@@ -6,17 +6,17 @@ from numpy.typing import NDArray
 from structlog.testing import capture_logs
 
 from federation.readings.live import Readings
-from federation.readings.strays import strays
+from federation.readings.outliers import outliers
 
 NOISE = np.random.default_rng(0).normal(20.0, 0.1, 500)
 
 
 @pytest.mark.parametrize("value", [1e38, -1e38, 3.4e38, 1e9, -1e9])
-def test_one_value_far_beyond_all_others_is_a_stray(value: float) -> None:
+def test_one_value_far_beyond_all_others_is_an_outlier(value: float) -> None:
     column = NOISE.copy()
     column[[7, 300]] = value
-    assert np.flatnonzero(strays(column)).tolist() == [7, 300]
-    assert np.flatnonzero(strays(np.where(NOISE > 0, 3.0, 0.0))).tolist() == []
+    assert np.flatnonzero(outliers(column)).tolist() == [7, 300]
+    assert np.flatnonzero(outliers(np.where(NOISE > 0, 3.0, 0.0))).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_one_value_far_beyond_all_others_is_a_stray(value: float) -> None:
     ],
 )
 def test_what_is_only_rare_stays(column: NDArray[np.float64]) -> None:
-    assert not strays(column).any()
+    assert not outliers(column).any()
 
 
-def test_a_column_that_never_changes_has_strays_too() -> None:
-    assert np.flatnonzero(strays(np.r_[np.full(300, 3.0), -1e38])).tolist() == [300]
+def test_a_column_that_never_changes_has_outliers_too() -> None:
+    assert np.flatnonzero(outliers(np.r_[np.full(300, 3.0), -1e38])).tolist() == [300]
 
 
 def test_readings_lose_their_strays_alone_and_it_is_said_once() -> None:
@@ -49,10 +49,10 @@ def test_readings_lose_their_strays_alone_and_it_is_said_once() -> None:
     found = Readings(("heat", "flow"), times, np.tile([0, 1], 100), values)
     told = set[str]()
     with capture_logs() as log_lines:
-        kept = found.without_strays(told)
-        assert found.without_strays(told) is not found
+        kept = found.without_outliers(told)
+        assert found.without_outliers(told) is not found
     assert len(kept.times) == 199
     assert np.abs(kept.values).max() < 22
-    assert kept.without_strays(told) is kept
-    (line,) = [line for line in log_lines if line["event"] == "strays_left_out"]
+    assert kept.without_outliers(told) is kept
+    (line,) = [line for line in log_lines if line["event"] == "outliers_left_out"]
     assert (line["column"], line["count"], line["first"]) == ("flow", 1, 1e38)
