@@ -65,9 +65,19 @@ __all__ = [
 ]
 
 
+ANSWER_WAIT_S = 10.0
+"""A broker that does not answer what is subscribed to is waited for so long, in seconds [FED-97]."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConnected:
-    """The control connection is up: the broker may have lost everything that it retained."""
+    """The control connection is up: the broker may have lost everything that it retained.
+
+    Attributes:
+        answered: Whether the broker has answered what we have subscribed to. Where it has not, the same comes again.
+    """
+
+    answered: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from coordinator.engine.announcer import Announcer
-from coordinator.engine.events import CoordinatorStateReceived
+from coordinator.engine.events import ANSWER_WAIT_S, CoordinatorStateReceived
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
@@ -138,12 +138,8 @@ class Behind:
         seen = [*self._known.values(), *([] if self._successor is None else [self._successor])]
         highest, state = _highest(seen), self._state
         ours = {"our_epoch": state.epoch, "our_rounds": state.next_round}
-        return {
-            **_told_by(self._known),
-            **highest,
-            **ours,
-            **({"our_version": state.newest} if "version" in highest else {}),
-        }
+        newest = {"our_version": state.newest} if "version" in highest else {}
+        return {**_told_by(self._known), **highest, **ours, **newest}
 
     def claims(self) -> Mapping[str, object]:
         """What nodes claim and have not proved, for people; nothing when nobody does."""
@@ -223,7 +219,7 @@ class Fence:
         self._state, self._announcer, self._behind = state, announcer, behind
         self._spoke_at: float | None = None
         self._silent = True
-        self._owes = self._contested = False
+        self._owes = self._contested = self._unanswered = False
         self._asked: set[NodeId] = set()
         self._owed: set[NodeId] = set()
         self._healed_at: float | None = None
@@ -237,13 +233,20 @@ class Fence:
         """Whether this process has said in this connection that it coordinates."""
         return not self._silent
 
-    def connected(self) -> None:
-        """Listen for ``settle_s``: what stands in ``srv``, and at a start what nodes have seen, decides who speaks."""
-        state = self._state
-        self._silent, self._contested = True, False
-        self._asked = set()
+    def connected(self, *, answered: bool) -> None:
+        """Listen: what stands in ``srv``, and at a start what nodes have seen, decides who speaks.
+
+        For ``settle_s`` once the broker has answered: on a slow link, or a busy machine, nothing is heard before.
+        """
+        state, follows = self._state, answered and self._unanswered
+        self._unanswered = not answered
+        if follows:
+            if self._silent:
+                state.listen()
+            return
+        self._silent, self._contested, self._asked = True, False, set()
         self._owed = {*state.assignments, *(record.node for record in state.buffer.records.values())}
-        state.listen()
+        state.listen(0.0 if answered else ANSWER_WAIT_S)
         if state.settings.settle_s <= 0:
             self._speak()
 
@@ -287,15 +290,13 @@ class Fence:
 
         What is published without a connection would be the first thing that the next one says.
         """
-        self._owes = True
-        if self._state.leading and not self._silent:
-            self._owes = False
+        self._owes = self._silent or not self._state.leading
+        if not self._owes:
             self._announcer.publish_again()
 
     def _speak(self) -> None:
         self._silent = self._owes = False
-        if self._spoke_at is None:
-            self._spoke_at = self._state.now
+        self._spoke_at = self._state.now if self._spoke_at is None else self._spoke_at
         self._announcer.publish_again()
 
     def observe(self, event: CoordinatorStateReceived) -> Leave | None:

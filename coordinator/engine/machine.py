@@ -173,7 +173,7 @@ class CoordinatorMachine:
         match event:
             case events.BrokerConnected():
                 self._state.clock.start(self._state.now)
-                self._fence.connected()
+                self._fence.connected(answered=event.answered)
             case events.BrokerDisconnected():
                 pass  # before what fell due
             case events.NodeStateReceived():

@@ -146,9 +146,9 @@ class MachineState:
 
     # --- who coordinates ---------------------------------------------------------------------------------------------
 
-    def listen(self) -> None:
+    def listen(self, wait_s: float = 0.0) -> None:
         """The broker is there: who else speaks for this run, and which nodes there are, comes now."""
-        self.heard, self.settling_until = False, self.now + self.settings.settle_s
+        self.heard, self.settling_until = False, self.now + max(wait_s, self.settings.settle_s)
 
     def settle(self) -> None:
         """Whoever has not been heard by now is not waited for any more."""

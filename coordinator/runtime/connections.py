@@ -145,7 +145,8 @@ def open_connections(
         connection=CONTROL,
         reconnect_delay_s_max=RECONNECT_S_MAX,
         as_published=frozenset((*never_retained, *topics.coordinator_subscriptions_data)),
-        census=frozenset({*topics.coordinator_subscriptions_control} - {*never_retained}),
+        census=frozenset({topics.coordinator_state, *topics.coordinator_subscriptions_control} - {*never_retained}),
+        tells_answer=True,
     )
     data_session = replace(
         control_session,
@@ -153,6 +154,7 @@ def open_connections(
         session_expiry_s=DATA_EXPIRY_S,
         connection="data",
         census=frozenset(),
+        tells_answer=False,
         # A keyframe and a delta of the largest part of a model must fit the queue as a whole.
         queue_bytes_max=max(QUEUE_BYTES_MIN, 3 * manifest.fp32_bytes),
         queue_messages_max=8_192 + 3 * manifest.fp32_bytes // config.broker.body_bytes,

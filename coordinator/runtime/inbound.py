@@ -70,7 +70,13 @@ from federation.protocol.topics import (
     Topics,
 )
 from federation.protocol.wire import decode_message
-from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.runtime.transport import (
+    MessageReceived,
+    TransportAnswered,
+    TransportConnected,
+    TransportDisconnected,
+    TransportFailed,
+)
 from federation.types import HelperId, NodeId, RoundId
 
 __all__ = ["Inbound"]
@@ -163,8 +169,8 @@ class Inbound:
         match event:
             case MessageReceived():
                 return self._message(event)
-            case TransportConnected(connection=connection):
-                return self._connected(connection)
+            case TransportConnected() | TransportAnswered():
+                return self._connected(event)
             case TransportDisconnected(connection=connection, reason=reason):
                 return BrokerDisconnected(reason=reason) if connection == CONTROL else None
             case TransportFailed(connection=connection, reason=reason):
@@ -180,11 +186,13 @@ class Inbound:
             case _:
                 return cast("Event", event)
 
-    def _connected(self, connection: str) -> Event | None:
-        if connection != CONTROL:
+    def _connected(self, event: TransportConnected | TransportAnswered) -> Event | None:
+        if event.connection != CONTROL:
             return None
-        self._on_connected()
-        return BrokerConnected()
+        answered = isinstance(event, TransportAnswered)
+        if not answered:
+            self._on_connected()
+        return BrokerConnected(answered=answered)
 
     def _message(self, received: MessageReceived) -> Event | None:
         if received.topic.startswith(BROKER_LOG):

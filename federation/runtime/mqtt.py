@@ -36,6 +36,7 @@ from federation.runtime.transport import (
     Inbox,
     InboxItem,
     MessageReceived,
+    TransportAnswered,
     TransportConnected,
     TransportDisconnected,
     Will,
@@ -79,12 +80,10 @@ class MqttTransport(NetworkThread):
         self._signed_topic = None if will is None else will.topic
         self._subscriptions = Subscriptions(self._signed_topic or "")
         self._inflight_max = session.inflight_max
-        self._generation = 0
         self._ending: str | None = None
         self._obstacle: Obstacle | None = None
-        self._unanswered = 0
-        self._is_old = False
-        self._shared = False
+        self._generation = self._unanswered = 0
+        self._is_old = self._shared = False
         self.refused = 0
         self.refused_topics: list[str] = []
 
@@ -195,8 +194,7 @@ class MqttTransport(NetworkThread):
         accepted_at, self._accepted_at = self._accepted_at, None
         if self._outbound.forget_unreliable():
             self._send_anew()
-        connection = self._client.socket()
-        if connection is not None:
+        if (connection := self._client.socket()) is not None:
             connection.close()
         reason = self._ending or self._no_word()
         if accepted_at is None:
@@ -398,3 +396,5 @@ class MqttTransport(NetworkThread):
         said = [str(reason) if reason.is_failure else None for reason in reasons]
         if refusals := self._subscriptions.refused(mid, said):
             self._unheard(obstacles.unheard(refusals))
+        if self._session.tells_answer and self._subscriptions.answered():
+            self._tell(TransportAnswered(connection=self._session.connection))

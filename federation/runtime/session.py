@@ -38,6 +38,7 @@ class SessionSettings:
         as_published: Filters whose messages say that they are retained also when they arrive as they are published.
         census: Filters of which all that is retained must come, however much it is. Mosquitto queues 20,000 messages of
             QoS 1 for a subscriber and drops the rest of them without a word; of QoS 0 it holds back none.
+        tells_answer: Say so once the broker has answered what was subscribed to at the connect.
     """
 
     client_id: str
@@ -57,6 +58,7 @@ class SessionSettings:
     perishable: str = ""
     as_published: frozenset[str] = frozenset()
     census: frozenset[str] = frozenset()
+    tells_answer: bool = False
 
 
 class Backoff:

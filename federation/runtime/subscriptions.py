@@ -16,6 +16,7 @@ class Subscriptions:
         self._wanted: dict[str, int] = {}
         self._forgotten: set[str] = set()
         self._asked: dict[int, Sequence[str]] = {}
+        self._is_answered = False
 
     def asked(self, packet: int, filters: Sequence[str]) -> None:
         """A SUBSCRIBE with this packet id has these filters."""
@@ -33,6 +34,13 @@ class Subscriptions:
     def connected(self) -> None:
         """Another connection: what was asked on the one before is not answered any more."""
         self._asked.clear()
+        self._is_answered = False
+
+    def answered(self) -> bool:
+        """Whether all that was asked is answered for the first time in this connection; true once."""
+        news = not self._asked and not self._is_answered
+        self._is_answered = self._is_answered or news
+        return news
 
     def add(self, topic_filter: str, qos: int) -> None:
         """From now on."""

@@ -20,6 +20,18 @@ class TransportConnected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransportAnswered:
+    """The broker has answered what was subscribed to at the connect: what it retains has come, or is on its way.
+
+    What it retains of the session's ``census`` has come: Mosquitto sends retained messages right behind its answer, and
+    that filter was asked for before the others. Told where `SessionSettings.tells_answer` says so; a broker may answer
+    late, or never.
+    """
+
+    connection: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportDisconnected:
     """The connection is gone; the transport reconnects by itself, with jitter."""
 
@@ -54,7 +66,14 @@ class MessageReceived:
     duplicate: bool = False
 
 
-TransportEvent = TransportConnected | TransportDisconnected | TransportBlocked | TransportFailed | MessageReceived
+TransportEvent = (
+    TransportConnected
+    | TransportAnswered
+    | TransportDisconnected
+    | TransportBlocked
+    | TransportFailed
+    | MessageReceived
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

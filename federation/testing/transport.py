@@ -15,6 +15,7 @@ from federation.runtime.transport import (
     Inbox,
     InboxItem,
     MessageReceived,
+    TransportAnswered,
     TransportConnected,
     TransportDisconnected,
     TransportEvent,
@@ -190,6 +191,8 @@ class MemoryTransport:
             for topic_filter, qos in self._subscriptions.wanted():
                 if self.connected:  # a full inbox may have cost this connection already
                     self._network.deliver(broker.subscribe(client_id, topic_filter, qos=qos))
+            if self.connected and self.session.tells_answer:
+                self._tell(TransportAnswered(connection=self.session.connection))
             self._flush()
 
     def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:

@@ -16,6 +16,7 @@ from federation.runtime.transport import (
     InboxItem,
     MessageReceived,
     Transport,
+    TransportAnswered,
     TransportBlocked,
     TransportConnected,
     TransportDisconnected,
@@ -96,7 +97,15 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 class _Client:
     """A transport and what came into its inbox, in order."""
 
-    def __init__(self, world: _World, name: str, *, manual_ack: bool = False, receive_max: int = 16) -> None:
+    def __init__(
+        self,
+        world: _World,
+        name: str,
+        *,
+        manual_ack: bool = False,
+        receive_max: int = 16,
+        census: str = "",
+    ) -> None:
         self.inbox: Inbox = queue.Queue(1_000)
         session = SessionSettings(
             client_id=name,
@@ -104,6 +113,8 @@ class _Client:
             receive_max=receive_max,
             first_connect_spread_s=0.0,
             reconnect_delay_s_max=0.2,
+            census=frozenset({census} - {""}),
+            tells_answer=bool(census),
         )
         self.transport = world.transport(session, self.inbox)
 
@@ -160,6 +171,25 @@ def test_retained_messages_come_with_the_subscription_and_are_cleared_by_an_empt
     client.transport.subscribe("t/#")
     assert client.message() == MessageReceived(topic="t/1", payload=b"kept", retained=True)
     assert client.is_quiet()
+
+
+def test_the_answer_to_what_was_subscribed_comes_after_what_was_retained_of_it(world: _World) -> None:
+    """FED-97: once in each connection; what a census asks for has come by then, however much it is."""
+    speaker = _Client(world, "speaker").open("done")
+    for number in range(50):
+        speaker.transport.publish(f"t/{number}", b"kept", retain=True)
+    speaker.transport.publish("done", b"")
+    speaker.message()
+    client = _Client(world, "c", census="t/+").open("t/+", "other")
+    assert {client.message().topic for _ in range(50)} == {f"t/{number}" for number in range(50)}
+    assert client.expect(TransportAnswered) == TransportAnswered(connection="node")
+    client.transport.subscribe("late")
+    assert client.is_quiet()
+    world.crash()
+    client.expect(TransportDisconnected)
+    world.restart()
+    client.expect(TransportConnected)
+    client.expect(TransportAnswered)
 
 
 def test_after_unsubscribe_nothing_comes(world: _World) -> None:

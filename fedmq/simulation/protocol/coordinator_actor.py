@@ -55,6 +55,7 @@ CONTROL_SESSION = SessionSettings(
     inflight_max=64,
     manual_ack=True,
     connection="control",
+    tells_answer=True,
 )
 DATA_SESSION = SessionSettings(
     client_id="coordinator-data",

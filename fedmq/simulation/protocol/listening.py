@@ -24,7 +24,7 @@ class Listening:
         name: Of its actor.
         checker: Knows which rounds are its own.
         fence: Its run, its epoch and its start.
-        settle_s: How long it has to listen, in seconds.
+        settle_s: How long it has to listen once the broker has answered what it subscribed to, in seconds.
         signed: Whether a node's word is only a claim.
 
     Attributes:
@@ -46,8 +46,10 @@ class Listening:
         """The process is about to handle this, in seconds of its own clock; what is due then goes before it."""
         self.behind = self._learns
         match event:
-            case events.BrokerConnected():
-                self._since, self._heard = now, False
+            case events.BrokerConnected(answered=True) if self._since is not None:
+                self._since = min(now, self._since)
+            case events.BrokerConnected(answered=answered):
+                self._since, self._heard = now + (0.0 if answered else events.ANSWER_WAIT_S - self._settle_s), False
             case events.BrokerDisconnected():
                 self._since = None
             case events.CoordinatorStateReceived():

@@ -206,6 +206,9 @@ class SimNetwork:
                 self.send_down(out)
             case "subscribe":
                 self.send_down(self.broker.subscribe(name, packet.topic, qos=packet.qos))
+            case "asked":
+                answer = partial(self._answer_down, transport, transport.generation)
+                self.world.at(self._down_time(name, held_back=0.0), answer)
             case _:
                 self.broker.unsubscribe(name, packet.topic)
 
@@ -240,6 +243,10 @@ class SimNetwork:
         if delivery.mid:
             acknowledge = partial(self._acknowledge, transport, generation, delivery.mid)
         transport.deliver(event, acknowledge)
+
+    def _answer_down(self, transport: SimTransport, generation: int) -> None:
+        if transport.connected and transport.generation == generation:
+            transport.answered()
 
     def _acknowledge(self, transport: SimTransport, generation: int, mid: int) -> None:
         if transport.connected and transport.generation == generation:

@@ -11,6 +11,7 @@ from federation.runtime.session import Backoff, SessionSettings, TakeoverDetecto
 from federation.runtime.subscriptions import Subscriptions
 from federation.runtime.transport import (
     MessageReceived,
+    TransportAnswered,
     TransportConnected,
     TransportDisconnected,
     TransportFailed,
@@ -29,7 +30,7 @@ Acknowledge = Callable[[], None]
 class Packet:
     """One packet from a client to the broker; each is itself, whatever it says."""
 
-    kind: Literal["publish", "subscribe", "unsubscribe"]
+    kind: Literal["publish", "subscribe", "unsubscribe", "asked"]
     topic: str
     payload: bytes = b""
     qos: int = 1
@@ -218,6 +219,10 @@ class SimTransport:
         """A message has arrived."""
         self._deliver(event, acknowledge)
 
+    def answered(self) -> None:
+        """The broker has answered what was subscribed to at the connect."""
+        self._deliver(TransportAnswered(connection=self.session.connection), None)
+
     # --- inside -----------------------------------------------------------------------------------------------------
 
     def _reaches_broker(self) -> bool:
@@ -248,6 +253,8 @@ class SimTransport:
             self._network.send_up(self, Packet("unsubscribe", topic_filter))
         for topic_filter, qos in self._subscriptions.wanted():
             self._network.send_up(self, Packet("subscribe", topic_filter, qos=qos))
+        if self.session.tells_answer:
+            self._network.send_up(self, Packet("asked", ""))
         waiting, self._waiting = self._waiting, deque()
         for packet in waiting:
             self._network.send_up(self, packet)

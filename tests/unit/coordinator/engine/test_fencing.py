@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.engine import effects, events
 from coordinator.engine.effects import PublishModel, PublishState
+from coordinator.engine.events import ANSWER_WAIT_S
 from coordinator.engine.fencing import (
     ASKED_MAX,
     ASTRAY_PAUSE_S,
@@ -142,6 +143,40 @@ class TestListening:
         rig = Rig(engine(settle_s=0.25))
         assert transcript(rig.connect()) == []
         assert rig.waiting_for == "settling"
+        assert transcript(rig.wait(0.25)) == AGAIN[:2]
+
+    def test_on_a_slow_link_it_listens_from_when_the_broker_has_answered(self) -> None:
+        rig = Rig(engine(settle_s=0.25))
+        rig.tell(events.BrokerConnected(answered=False))
+        assert transcript(rig.wait(3.0)) == []
+        assert transcript(rig.tell(events.BrokerConnected())) == []
+        assert transcript(rig.wait(0.2)) == []
+        assert transcript(rig.wait(0.05)) == AGAIN[:2]
+
+    def test_what_it_hears_before_the_answer_counts(self) -> None:
+        rig = Rig(engine(settle_s=0.25))
+        rig.tell(events.BrokerConnected(answered=False))
+        rig.heard(Presence.LOST, epoch=7, retained=True)
+        rig.tell(events.BrokerConnected())
+        assert transcript(rig.wait(60.0)) == []
+        assert rig.waiting_for == "behind"
+
+    def test_a_broker_that_does_not_answer_is_waited_for_and_its_late_answer_changes_nothing(self) -> None:
+        rig = Rig(engine(settle_s=0.25))
+        rig.tell(events.BrokerConnected(answered=False))
+        assert transcript(rig.wait(ANSWER_WAIT_S - 0.1)) == []
+        assert transcript(rig.wait(0.1)) == AGAIN[:2]
+        assert transcript(rig.tell(events.BrokerConnected())) == []
+        assert transcript(rig.wait(60.0)) == []
+        assert rig.waiting_for != "settling"
+
+    def test_an_answer_is_meant_for_its_own_connection(self) -> None:
+        rig = Rig(engine(settle_s=0.25))
+        rig.tell(events.BrokerConnected(answered=False))
+        rig.disconnect()
+        rig.tell(events.BrokerConnected(answered=False))
+        assert transcript(rig.wait(5.0)) == []
+        assert transcript(rig.tell(events.BrokerConnected())) == []
         assert transcript(rig.wait(0.25)) == AGAIN[:2]
 
     @pytest.mark.parametrize(

@@ -37,7 +37,13 @@ from federation.protocol.messages import (
 from federation.protocol.signing import Sender, Writer
 from federation.protocol.topics import Topics
 from federation.protocol.wire import encode_message
-from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected, TransportFailed
+from federation.runtime.transport import (
+    MessageReceived,
+    TransportAnswered,
+    TransportConnected,
+    TransportDisconnected,
+    TransportFailed,
+)
 from federation.types import (
     Digest,
     Epoch,
@@ -333,7 +339,8 @@ def test_the_control_connection_is_the_view_of_the_broker() -> None:
     bench = Bench()
     up = TransportConnected(connection="control", session_present=False, packet_bytes_max=1)
     down = TransportDisconnected(connection="control", reason="gone")
-    assert bench.inbound.translate(up) == events.BrokerConnected()
+    assert bench.inbound.translate(up) == events.BrokerConnected(answered=False)
+    assert bench.inbound.translate(TransportAnswered(connection="control")) == events.BrokerConnected()
     assert bench.connected == 1
     assert bench.inbound.translate(down) == events.BrokerDisconnected(reason="gone")
 
