@@ -99,7 +99,7 @@ def test_a_bitmap_is_the_set_of_what_arrived(indices: set[int], count: int) -> N
     assert bitmap.missing() == absent
     assert bitmap.missing(3) == absent[:3]
     assert bitmap.missing(0) == ()
-    assert not bitmap.complete
+    assert bitmap.complete is (len(indices) == count)
     again = Bitmap.from_bytes(count, bitmap.to_bytes())
     assert (again.count, again.missing(), len(again)) == (count, absent, len(indices))
 
