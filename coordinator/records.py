@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from federation.privacy.taking import NOBODY_YET, NOT_DRAWN, Drawn, Taking
+from federation.privacy.taking import NOBODY_YET, NOT_DRAWN, Drawn, Plan, Taking
 from federation.protocol.messages import Cohort, ModelPart, Reason, ReceiptStatus
 from federation.protocol.sum_messages import MaskedReport, PrivacyTerms, SumRequest
 from federation.types import (
@@ -42,11 +42,8 @@ METRIC_MAX = 1e100
 
 def believable(metrics: Mapping[str, float]) -> dict[str, float]:
     """What may be kept of the numbers that a node reports: an accuracy from 0 to 1, and nothing beyond `METRIC_MAX`."""
-    return {
-        name: value
-        for name, value in metrics.items()
-        if (0.0 <= value <= 1.0 if "accuracy" in name.lower() else abs(value) <= METRIC_MAX)
-    }
+    ends = {name: (0.0, 1.0) if "accuracy" in name.lower() else (-METRIC_MAX, METRIC_MAX) for name in metrics}
+    return {name: value for name, value in metrics.items() if ends[name][0] <= value <= ends[name][1]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +309,7 @@ class ReleaseRecord:
     Attributes:
         release: Its number among the noised sums of the run, from 0.
         batch: Whose, for ``version``; ``noise`` is one helper's standard deviation, in units of ``clip``.
-        epsilon: Budget of each node, at ``delta``; ``prices`` are what each pays, as mu^2.
+        epsilon: Budget of each node, at ``delta``; ``prices`` are what each pays, as mu^2, under ``plan``.
     """
 
     release: int
@@ -323,6 +320,7 @@ class ReleaseRecord:
     epsilon: float
     delta: float
     prices: Mapping[NodeId, float]
+    plan: Plan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,7 +196,7 @@ def _excluded_by_correlation(config: CoordinatorConfig, size: RoundSize) -> Iter
     if chosen.bandwidth is None:
         return
     separation, versions = chosen.separation or 0, config.round.versions
-    yield "privacy.separation", "correlated noise needs it: so many sums lie between two of one node", not separation
+    yield "privacy.separation", "correlated noise needs it: of so many in a row a node is in one", not separation
     yield "round.versions", "correlated noise is planned for a number of them: say it", not versions
     yield (
         "round.versions",

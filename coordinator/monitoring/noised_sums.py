@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from coordinator.records import ReleaseLedger
-from federation.privacy.taking import NOT_DRAWN, Drawn, Taking
+from federation.privacy.taking import NOT_DRAWN, Drawn, Plan, Taking
 from federation.types import NodeId, RunId
 from federation.units import counted
 
@@ -134,6 +134,7 @@ def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
         "budget": report.budget,
         "noise": report.drawn.noise,
         "clip": report.drawn.clip,
+        "correlated": None if report.drawn.plan is None else asdict(report.drawn.plan),
         "largest_epsilon": report.largest,
         "epsilon_of_others": report.floor,
         "sums": report.releases,
@@ -199,8 +200,8 @@ _MEANT = (
 
 
 def _bound(report: NodesReport) -> str:
-    """After a restore nodes pay for sums in which they may have been."""
-    return "an upper bound" if report.floor else "exact"
+    """After a restore nodes pay for sums in which they may have been; under a plan, for the worst that it allows."""
+    return "exact" if report.drawn.plan is None and not report.floor else "an upper bound"
 
 
 def _noise_said(report: NodesReport) -> list[str]:
@@ -210,7 +211,24 @@ def _noise_said(report: NodesReport) -> list[str]:
     sums = counted(report.releases, "sum")
     added = {"helpers": "each helper", "coordinator": "the coordinator", "both": "each helper, or the coordinator,"}
     said = f"In {sums} {added[_noise_by(report)]} has added Gaussian noise with a standard deviation of at least"
-    return [f"{said} {drawn.noise:g} times the clip, the L2 norm of the longest contribution: at most {drawn.clip:g}."]
+    end = f"times the clip, the L2 norm of the longest contribution: at most {drawn.clip:g}."
+    return [f"{said} {drawn.noise:g} {end}", *_plan_said(drawn.plan)]
+
+
+def _plan_said(plan: Plan | None) -> list[str]:
+    if plan is None:
+        return []
+    rest = (
+        f", with at least {counted(plan.separation - 1, 'other sum')} between two of them"
+        if plan.separation > 1 < plan.participations
+        else ""
+    )
+    said = (
+        f"This noise is correlated: that of each sum depends on {counted(plan.bandwidth - 1, 'sum')} before it. It was "
+        f"planned for {plan.releases} sums, and one node is in {plan.participations} of them at most{rest}. Epsilon is "
+        "that of all of a node's sums together, where they lie as badly as this allows."
+    )
+    return [said]
 
 
 def _floor_said(report: NodesReport) -> list[str]:

@@ -56,6 +56,13 @@ NOT_PROMISED = (
 )
 
 
+SIMULATED = (
+    "A simulation has made this run: no device took part, and nothing was sent. The numbers tell what a real run of "
+    "the same settings would spend."
+)
+"""What is said of such a run before all else."""
+
+
 WIDTH = 80
 """Columns of the statement."""
 
@@ -167,12 +174,14 @@ class Covered:
         newest: Its newest version; None where there is none yet.
         bare: Versions after the initial one to which no noise was added, though others have some.
         unprotected: Nodes that have sent updates, and of which no account is known, though others have one.
+        simulated: Whether a simulation has made it.
     """
 
     run: RunId
     newest: ModelVersion | None
     bare: int
     unprotected: tuple[NodeId, ...]
+    simulated: bool = False
 
 
 def covered(store: ReadOnlyStore) -> Covered:
@@ -189,6 +198,7 @@ def covered(store: ReadOnlyStore) -> Covered:
         newest=max(versions, default=None),
         bare=sum(version > 0 and version not in noised for version in versions) if noised else 0,
         unprotected=tuple(sorted(node for node in senders if node not in spent)),
+        simulated=store.simulated(),
     )
 
 
@@ -212,6 +222,7 @@ def show_privacy(folder: Path, *, as_json: bool = False, now: datetime | None = 
             "run": what.run,
             "version": what.newest,
             "made": made,
+            "simulated": what.simulated,
             "versions_without_noise": what.bare,
             "nodes_without_account": list(what.unprotected),
             "privacy": privacy_row(report),
@@ -241,6 +252,7 @@ def _head_said(what: Covered, made: str) -> list[str]:
         f"Statement on privacy: run {what.run}, {newest}",
         f"Made on {made} from the coordinator's own records.",
         "It counts what had reached them: an update that nobody has taken yet is in its node's own account.",
+        *([SIMULATED] if what.simulated else []),
         "",
     ]
 

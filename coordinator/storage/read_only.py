@@ -310,12 +310,8 @@ class ReadOnlyStore(StoreReader):
         Raises:
             StorageError: Something of it cannot be read.
         """
-        self.curves()
-        self.participation()
-        self.spent()
-        self.releases()
-        self.released()
-        self.evaluated_on_nodes()
+        _ = self.curves(), self.participation(), self.spent()
+        _ = self.releases(), self.released(), self.evaluated_on_nodes()
         for table in ("transfers", "assignments", "retained", "seeds", "batches", "sums", "claims"):
             with reading(table):
                 self._database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608 - our own names
@@ -329,6 +325,10 @@ class ReadOnlyStore(StoreReader):
         """When the run was begun, in milliseconds since 1970; 0 where an earlier release has made the store."""
         with reading("time of the run's begin"):
             return int(self._said("began_ms") or 0)
+
+    def simulated(self) -> bool:
+        """Whether a simulation has made the run, and no device took part; earlier releases did not say."""
+        return bool(self._said("simulated"))
 
     def listed_parts(self) -> tuple[list[ModelPart], list[str]]:
         """What nodes may pull: the parts that the head and its predecessor list, and those of which no row is left."""

@@ -1,10 +1,11 @@
 """The noised sums of a run in the coordinator's database: what each has cost its members; nothing is taken back."""
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
-from federation.privacy.taking import NOBODY_YET, Drawn, Taking
+from federation.privacy.taking import NOBODY_YET, Drawn, Plan, Taking
 from federation.storage.sql import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 
@@ -27,6 +28,9 @@ _NOISE = "noise_here"
 
 _FLOOR = "noised_floor"
 """Key in `meta`: in how many sums each node may have been of which this store has lost the accounts, and their mu^2."""
+
+_PLAN = "noise_plan"
+"""Key in `meta`: how the noise is correlated, as bandwidth, sums, separation and a node's sums; missing: it is not."""
 
 _TAKE = (
     "INSERT INTO takings VALUES (?, 1, ?, ?) ON CONFLICT (node) DO UPDATE"
@@ -73,6 +77,9 @@ def charge_release(database: Database, record: ReleaseRecord, *, by_coordinator:
         database.insert("takings", *rows, conflict="IGNORE")
     for node, price in record.prices.items():
         database.execute(_TAKE, node, record.release, price)
+    if record.plan is not None:
+        planned = " ".join(str(number) for number in astuple(record.plan))
+        database.insert("meta", {"key": _PLAN, "value": planned}, conflict="REPLACE")
     if by_coordinator:
         own = {"key": _OWN, "value": _read_own(database) + 1}
         database.insert("meta", own, conflict="REPLACE")
@@ -146,6 +153,14 @@ def _write_floor(database: Database, floor: Taking) -> None:
     database.insert("meta", {"key": _FLOOR, "value": said}, conflict="REPLACE")
 
 
+def _read_plan(database: Readable) -> Plan | None:
+    row = database.execute("SELECT value FROM meta WHERE key = ?", _PLAN).fetchone()
+    if row is None:
+        return None
+    bandwidth, releases, separation, participations = map(int, str(row["value"]).split())
+    return Plan(bandwidth=bandwidth, releases=releases, separation=separation, participations=participations)
+
+
 def _read_own(database: Readable) -> int:
     """How many of the noised sums have the coordinator's own noise."""
     row = database.execute("SELECT value FROM meta WHERE key = ?", _OWN).fetchone()
@@ -161,7 +176,7 @@ def read_ledger(database: Readable) -> ReleaseLedger:
     }
     floor = _read_floor(database)
     bounds = database.execute("SELECT MIN(noise) AS noise, MAX(clip) AS clip FROM releases").fetchone()
-    drawn = Drawn(noise=bounds["noise"], clip=bounds["clip"], here=_read_noise(database))
+    drawn = Drawn(noise=bounds["noise"], clip=bounds["clip"], here=_read_noise(database), plan=_read_plan(database))
     if newest is None:
         return ReleaseLedger(takings=takings, floor=floor, drawn=drawn)
     return ReleaseLedger(

@@ -135,10 +135,11 @@ class SqlStore(StoreReader):
             seal_version(self._database, first.record.version)
             seal_identity(self._database)
 
-    def save_task(self, label: str) -> None:
-        """Remember what the run trains."""
+    def save_task(self, label: str, *, simulated: bool = False) -> None:
+        """Remember what the run trains, and whether a simulation does."""
+        said = [{"key": "task", "value": label}, *([{"key": "simulated", "value": "yes"}] if simulated else [])]
         with self._database.transaction("task"), identity_changes(self._database):
-            self._database.insert("meta", {"key": "task", "value": label}, conflict="REPLACE")
+            self._database.insert("meta", *said, conflict="REPLACE")
 
     def save_inputs(self, description: str) -> None:
         """Remember what the run's inputs and targets mean."""

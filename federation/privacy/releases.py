@@ -12,10 +12,10 @@ from functools import lru_cache
 
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.sum_noise import Participation, correlated_mu
-from federation.privacy.taking import NOBODY_YET, Taking
+from federation.privacy.taking import NOBODY_YET, Plan, Taking
 from federation.protocol.sum_messages import PrivacyTerms
 
-__all__ = ["NOBODY_YET", "Taking", "mu_within", "objection", "participation_of", "plan_text", "price"]
+__all__ = ["NOBODY_YET", "Taking", "mu_within", "objection", "participation_of", "plan_of", "plan_text", "price"]
 
 
 def participation_of(terms: PrivacyTerms) -> Participation | None:
@@ -23,6 +23,19 @@ def participation_of(terms: PrivacyTerms) -> Participation | None:
     if terms.releases is None or terms.separation is None or terms.participations is None:
         return None
     return Participation(releases=terms.releases, separation=terms.separation, participations=terms.participations)
+
+
+def plan_of(terms: PrivacyTerms) -> Plan | None:
+    """How the noise of these terms is correlated; None where each sum's is drawn anew."""
+    planned = participation_of(terms)
+    if planned is None or terms.bandwidth is None:
+        return None
+    return Plan(
+        bandwidth=terms.bandwidth,
+        releases=planned.releases,
+        separation=planned.separation,
+        participations=planned.participations,
+    )
 
 
 def plan_text(terms: PrivacyTerms) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["NOBODY_YET", "NOT_DRAWN", "Drawn", "Taking"]
+__all__ = ["NOBODY_YET", "NOT_DRAWN", "Drawn", "Plan", "Taking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,23 @@ NOBODY_YET = Taking(releases=0, last=-1, spent=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Of noise that is correlated from sum to sum: one mechanism for all of a run (see sum_noise.py).
+
+    Attributes:
+        bandwidth: Each sum's noise depends on that of so many sums, its own among them.
+        releases: For so many sums it was planned, of which one node is
+        participations: in so many at most,
+        separation: each so many after the one before.
+    """
+
+    bandwidth: int
+    releases: int
+    separation: int
+    participations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
     """The noise on the sums of a run.
 
@@ -33,11 +50,13 @@ class Drawn:
             there was no sum.
         clip: Largest clip of any of them.
         here: The same as ``noise`` of what the coordinator itself adds, or did before; None: it adds none.
+        plan: How it is correlated; None: each sum's is drawn anew, or an earlier release has not said.
     """
 
     noise: float | None = None
     clip: float | None = None
     here: float | None = None
+    plan: Plan | None = None
 
 
 NOT_DRAWN = Drawn()

@@ -14,7 +14,7 @@ from coordinator.engine.ledger import Absent
 from coordinator.engine.masked.effects import RaiseTaking
 from coordinator.engine.state import MachineState
 from coordinator.records import BatchRecord, Member, RecoveredState, ReleaseRecord, UpdateRecord
-from federation.privacy.releases import Taking, mu_within, objection, price
+from federation.privacy.releases import Taking, mu_within, objection, plan_of, price
 from federation.protocol.sum_messages import Held, PrivacyTerms
 from federation.types import DIGEST_BYTES, Digest, HelperId, ModelVersion, NodeId
 
@@ -95,6 +95,7 @@ class NoisedSums:
             epsilon=budget.epsilon,
             delta=budget.delta,
             prices={node: price(terms, self._taking(node).releases) for node in nodes},
+            plan=plan_of(terms),
         )
 
     def saved(self, record: ReleaseRecord | None) -> None:

@@ -245,7 +245,7 @@ class DirectCoordinator:
         Raises:
             StorageError: The folder cannot be written.
         """
-        self.store.save_task(task)
+        self.store.save_task(task, simulated=True)
         self.store.close()
         try:
             shutil.copytree(self.store.folder, folder, dirs_exist_ok=True)

@@ -14,7 +14,7 @@ from coordinator.monitoring.noised_sums import (
     nodes_line,
     nodes_report,
 )
-from coordinator.monitoring.privacy import show_privacy
+from coordinator.monitoring.privacy import SIMULATED, show_privacy
 from coordinator.monitoring.status import read_status
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from coordinator.storage.read_only import ReadOnlyStore
@@ -23,7 +23,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import LocalProtocolError
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking
-from federation.privacy.taking import Drawn
+from federation.privacy.taking import Drawn, Plan
 from federation.types import Digest, ModelVersion, NodeId
 
 A, B = NodeId("press-1"), NodeId("press-2")
@@ -95,6 +95,43 @@ def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureF
     assert found["nodes_privacy"]["nodes"]["press-1"]["epsilon"] == pytest.approx(3.34141, abs=1e-5)
     assert (found["nodes_privacy"]["unit"], found["privacy"]) == ("nodes", None)
     assert (found["nodes_privacy"]["noise"], found["nodes_privacy"]["clip"]) == (4.0, 1.0)
+
+
+def test_correlated_noise_is_stated_with_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is promised holds for nodes that lie as the plan allows, and a reader must know of it."""
+    planned = Plan(bandwidth=4, releases=30, separation=5, participations=3)
+    store = SqliteStore(tmp_path)
+    for number in range(2):
+        with store._database.transaction("test"):
+            charge_release(store._database, replace(record(number, A), plan=planned))
+    assert store.released().drawn.plan == planned
+    store.close()
+    show_privacy(tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "This noise is correlated: that of each sum depends on 3 sums before it. It was planned for 30 sums" in said
+    assert "is an upper bound for Gaussian noise" in said
+    assert "one node is in 3 of them at most, with at least 4 other sums between two of them" in said
+    show_privacy(tmp_path, as_json=True)
+    found = json.loads(capsys.readouterr().out)["nodes_privacy"]["correlated"]
+    assert found == {"bandwidth": 4, "releases": 30, "separation": 5, "participations": 3}
+
+
+def test_of_noise_that_is_drawn_anew_no_plan_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_privacy(folder)
+    assert "correlated" not in capsys.readouterr().out
+    assert read_status(folder)["nodes_privacy"]["correlated"] is None  # type: ignore[index]
+
+
+def test_a_simulated_run_is_said_to_be_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_privacy(folder)
+    assert "simulation" not in capsys.readouterr().out
+    store = SqliteStore(folder)
+    store.save_task("digits", simulated=True)
+    store.close()
+    show_privacy(folder)
+    assert SIMULATED in " ".join(capsys.readouterr().out.split())
+    show_privacy(folder, as_json=True)
+    assert json.loads(capsys.readouterr().out)["simulated"] is True
 
 
 def test_status_has_it_in_one_line_and_as_data(folder: Path) -> None:

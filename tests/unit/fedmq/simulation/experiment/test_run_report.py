@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from coordinator.artifacts.plots.gallery import draw_run
 from coordinator.artifacts.plots.run import load_run
 from coordinator.cli import make_app
+from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import ConfigError
 from fedmq.simulation.experiment.cli import TrainOptions, build_experiment
 from fedmq.simulation.experiment.experiment import run_report
@@ -73,3 +74,5 @@ def test_a_task_that_changes_the_working_directory_moves_no_report(
     assert simulate("--train", "--task", "moving.py", "--report", "run.json", "--keep", "kept") is None
     assert {each.name for each in tmp_path.iterdir()} >= {"run.json", "kept"}
     assert list(elsewhere.iterdir()) == []
+    with ReadOnlyStore(tmp_path / "kept") as store:
+        assert store.simulated(), "a reader of what is kept must know it"
