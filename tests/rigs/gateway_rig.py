@@ -51,7 +51,12 @@ from federation.protocol.messages import (
 )
 from federation.protocol.topics import Topics
 from federation.protocol.wire import PROTOCOL_MIN, PROTOCOL_VERSION, decode_message, encode_message
-from federation.runtime.transport import MessageReceived, TransportConnected, TransportDisconnected
+from federation.runtime.transport import (
+    MessageReceived,
+    TransportAnswered,
+    TransportConnected,
+    TransportDisconnected,
+)
 from federation.types import (
     Digest,
     Epoch,
@@ -387,6 +392,7 @@ class Rig:
         for message in kept:
             self.tell_above(message)
         self.hear_below(TransportConnected(connection="control", session_present=False, packet_bytes_max=262_144))
+        self.hear_below(TransportAnswered(connection="control"))
         for node in self.nodes:
             self._say_state(node, Presence.ONLINE)
 
