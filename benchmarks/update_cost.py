@@ -39,7 +39,8 @@ from coordinator.engine.events import Event
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer
-from coordinator.monitoring.state_files import StatusFile, StoppingRule
+from coordinator.monitoring.state_files import StoppingRule
+from coordinator.monitoring.status_file import StatusFile
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.records import RecoveredState
 from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts

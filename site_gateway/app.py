@@ -16,7 +16,8 @@ from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.sums import SiteClaims, sum_bytes_max
 from coordinator.global_model.update_checks import check_update
 from coordinator.monitoring.presence_file import PresenceFile
-from coordinator.monitoring.state_files import StatusFile, StoppingRule, read_incidents
+from coordinator.monitoring.state_files import StoppingRule, read_incidents
+from coordinator.monitoring.status_file import StatusFile
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.runtime.connections import Connections, coordinator_will, open_connections
 from coordinator.runtime.enrolled import EnrolledWatch

@@ -20,6 +20,7 @@ from coordinator.monitoring.sites import site_lines
 from coordinator.monitoring.state_files import (
     helper_lines,
     known_s,
+    knows_nodes,
     read_counters,
     read_failing,
     read_helpers,
@@ -116,7 +117,8 @@ def _head(folder: Path, versions: list[VersionRow]) -> Iterator[Text]:
     seen = presence_of(folder)
     yield from map(Text, site_lines(seen.sites, seen.gateways_here, known_s(folder)))
     noised = nodes_line(ask_store(folder, nodes_report))
-    for said in (privacy_line(read_privacy(folder)), noised, releases_line(seen.nodes)):
+    differ = releases_line(seen.nodes) if knows_nodes(folder) else ""
+    for said in (privacy_line(read_privacy(folder)), noised, differ):
         if said:
             yield Text(said)
 

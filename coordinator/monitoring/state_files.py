@@ -5,35 +5,35 @@ only explains: a full disk is no reason to stop, and a folder without it is read
 this one wrote each part into a file of its own; these are read where there is no newer one.
 """
 
-import contextlib
-import json
 import os
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
-from coordinator.engine.round import WaitReason
+from coordinator.engine.round import ENDINGS, WaitReason
 from coordinator.storage.database import DATABASE
 from coordinator.storage.files import NO_COORDINATOR, NO_RUN, STATUS
 from coordinator.storage.parts import Leader
 from federation.documents import read_json
 from federation.errors import StorageError
-from federation.runtime.clock import SteadyClock, moved_s, stamp
+from federation.runtime.clock import moved_s
 from federation.runtime.obstacles import read_obstacles
-from federation.storage.folder import lock_holder, open_file, write_file
+from federation.storage.folder import lock_holder, lock_mark, open_file
 from federation.storage.remedies import access_remedy
 from federation.units import counted
 
 __all__ = [
     "Failing",
-    "StatusFile",
     "StoppingRule",
     "Waiting",
     "helper_lines",
+    "known_at",
     "known_s",
+    "knows_nodes",
     "read_behind",
     "read_claims",
     "read_counters",
@@ -57,12 +57,6 @@ FORMER: Mapping[str, str] = {
 }
 """Each part's own file in the releases before, with the same content; the counts were one level deeper."""
 
-PAUSE_S = 0.5
-"""The file is written this often at most, in seconds."""
-
-AGAIN_S = 5.0
-"""The same where it could not be written, in seconds."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppingRule:
@@ -78,20 +72,24 @@ class Waiting:
 
     Attributes:
         fields: Reason, nodes and counts.
-        since_s: For how long it has waited for this, in seconds.
+        since_s: For how long it has waited for this, in seconds; one that has ended waits no longer.
         said_s: How long ago it said so, in seconds.
         pid: The coordinator's process; None when none is running.
+        known_s: How old all is that is told of nodes, in seconds; None while a coordinator with a broker tells it.
+        starting: The process has said nothing yet: this is of the one before.
     """
 
     fields: Mapping[str, object]
     since_s: float
     said_s: float
     pid: str | None
+    known_s: float | None = None
+    starting: bool = False
 
     @property
-    def known_s(self) -> float | None:
-        """How old all is that a coordinator has said of its run, in seconds; None while one runs."""
-        return self.said_s if self.pid is None else None
+    def over(self) -> bool:
+        """Whether the run has ended: that stays so without a coordinator."""
+        return self.fields.get("reason") in ENDINGS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,114 +105,6 @@ class Failing:
     reasons: Mapping[str, str]
     count: int
     nobody_trains: bool
-
-
-class StatusFile:
-    """The only writer.
-
-    Args:
-        folder: The state folder.
-        snapshot: Where the machine stands.
-        incidents: What was refused so far, by kind, by sender.
-        stopping: When this run ends.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        snapshot: Callable[[], Mapping[str, Any]],
-        incidents: Callable[[], Mapping[str, Mapping[str, int]]],
-        stopping: StoppingRule,
-    ) -> None:
-        self._folder, self._snapshot, self._incidents = folder, snapshot, incidents
-        self._stopping = {"versions": stopping.versions, "stopping": asdict(stopping.settings)}
-        self._told: Mapping[str, Any] = {}
-        self._clock = SteadyClock()
-        self._since = self._clock.now()
-        self._next_s = 0.0
-        self._pending = self._failed = False
-
-    def look(self, now: float) -> None:
-        """Write what has changed, or remember to; ``now`` is in monotonic seconds."""
-        self._pending = now < self._next_s
-        if not self._pending:
-            self.write()
-            self._pending, self._next_s = self._failed, now + (AGAIN_S if self._failed else PAUSE_S)
-
-    def due(self) -> float | None:
-        """When to look again, in monotonic seconds; None when nothing happened since the last look that told it."""
-        return self._next_s if self._pending else None
-
-    def version(self) -> int:
-        """The newest version."""
-        return int(self._snapshot()["version"])
-
-    def write(self) -> None:
-        """Write at once, where something has changed, or could not be written before."""
-        snapshot, before = self._snapshot(), self._told
-        fields = _fields(snapshot)
-        told = {
-            "fields": fields,
-            "counters": dict(snapshot["counters"]),
-            "incidents": self._incidents(),
-            "enrolled": snapshot.get("enrolled", ""),
-            "sealed": bool(snapshot.get("sealed")),
-            "helpers": {name: bool(row["online"]) for name, row in snapshot.get("helpers", {}).items()},
-            "helper_trouble": _trouble(snapshot.get("helpers", {})),
-        }
-        if told == before and not self._failed:
-            return
-        if not before or any(fields[key] != before["fields"][key] for key in ("reason", "version")):
-            self._since = self._clock.now()
-        self._told = told
-        content = {
-            "waiting": {"since": self._since + self._clock.moved_s(), "at": time.time(), "fields": fields},
-            "clock": stamp(),
-            "counters": told["counters"],
-            "incidents": told["incidents"],
-            "stopping": self._stopping,
-            "enrolled": told["enrolled"],
-            "sealed": told["sealed"],
-            "helpers": told["helpers"],
-            "helper_trouble": told["helper_trouble"],
-        }
-        self._failed = not _written(self._folder / STATUS, json.dumps(content).encode())
-        if not self._failed and not before:
-            # Nobody writes them any more: left behind, they would only mislead.
-            with contextlib.suppress(OSError):
-                for name in FORMER.values():
-                    (self._folder / name).unlink(missing_ok=True)
-
-
-def _written(path: Path, body: bytes) -> bool:
-    """Whether the file says this now: replaced, or where the disk is full written over.
-
-    A full disk is what people ask about, and the file's own blocks are on it. Blanks at the end mean nothing in JSON:
-    so no reader finds the end of what stood there before.
-    """
-    with contextlib.suppress(OSError):
-        write_file(path, body, durable=False)
-        return True
-    with contextlib.suppress(OSError), path.open("r+b", buffering=0) as file:
-        there = os.fstat(file.fileno())
-        return len(body) <= there.st_blocks * 512 and file.write(body.ljust(there.st_size)) >= len(body)
-    return False
-
-
-def _trouble(helpers: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, object]]:
-    """The helpers of whom people should know more than whether they are there."""
-    rows = {
-        name: {"refuses": bool(row["refuses"]), "doubted": int(row["doubted"])}
-        for name, row in helpers.items()
-        if "refuses" in row
-    }
-    return {name: row for name, row in rows.items() if any(row.values())}
-
-
-def _fields(snapshot: Mapping[str, Any]) -> Mapping[str, object]:
-    waiting = {key: value for key, value in snapshot["waiting_for"].items() if key != "since"}
-    heard = {key: snapshot[key] for key in ("behind", "claims") if snapshot.get(key)}
-    return {key: snapshot[key] for key in ("version", "live", "buffered", "online")} | waiting | heard
 
 
 # --- for the commands that only read --------------------------------------------------------------------------------
@@ -246,8 +136,25 @@ def read_waiting(folder: Path, leader: Leader | None = None) -> Waiting:
         fields["trouble"] = dict(obstacles)
     if fields.get("reason") == WaitReason.FINISHED and (rule := read_stopping(folder)) and not rule.versions:
         fields["follows"] = True  # a site's versions come from above: none of its settings ends its run
-    now = time.time() - moved_s(_clock(folder))
-    return Waiting(fields=fields, since_s=max(0.0, now - since), said_s=max(0.0, now - at), pid=lock_holder(folder))
+    moved, pid = moved_s(_clock(folder)), lock_holder(folder)
+    starting = pid is not None and content.get("of", lock_mark(folder)) != lock_mark(folder)
+    if starting and leader is not None and leader.holder != f"{socket.gethostname()}:{pid}":
+        raise StorageError(_ask_elsewhere(folder, leader))
+    lives = pid is not None and not starting
+    current = lives and fields.setdefault("connected", fields.get("reason") != WaitReason.BROKER)
+    now = time.time() - moved
+    known = None if current else max(0.0, now - float(content.get("known") or at))
+    since_s = max(0.0, (now if lives else at) - since)
+    return Waiting(fields=fields, since_s=since_s, said_s=max(0.0, now - at), pid=pid, known_s=known, starting=starting)
+
+
+def known_at(folder: Path) -> float:
+    """Until when a coordinator has known who is there, in seconds since 1970; 0 where no file says it."""
+    content = _part(folder, "waiting")
+    try:
+        return float(content.get("known", content["at"])) + moved_s(_clock(folder))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0.0
 
 
 def known_s(folder: Path) -> float | None:
@@ -256,6 +163,14 @@ def known_s(folder: Path) -> float | None:
         return read_waiting(folder).known_s
     except StorageError:
         return None
+
+
+def knows_nodes(folder: Path) -> bool:
+    """Whether a coordinator runs that has its broker: otherwise nobody knows who is there."""
+    try:
+        return read_waiting(folder).known_s is None
+    except StorageError:
+        return lock_holder(folder) is not None
 
 
 def _ask_elsewhere(folder: Path, leader: Leader) -> str:
@@ -363,7 +278,7 @@ def helper_lines(folder: Path) -> Iterator[str]:
     """What is wrong with helpers of masked sums, in words; nothing where all is well."""
     away = [name for name, online in read_helpers(folder).items() if not online]
     if away:
-        are = "were" if lock_holder(folder) is None else "are"
+        are = "are" if knows_nodes(folder) else "were"
         yield f"helpers that {are} not online: {', '.join(away)}"
     for name, row in read_helper_trouble(folder).items():
         if row.get("refuses"):

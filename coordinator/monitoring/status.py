@@ -16,6 +16,7 @@ from coordinator.monitoring.run_progress import read_run_progress, run_progress_
 from coordinator.monitoring.sites import sites_row
 from coordinator.monitoring.state_files import (
     known_s,
+    knows_nodes,
     read_behind,
     read_claims,
     read_counters,
@@ -27,7 +28,6 @@ from coordinator.monitoring.state_files import (
 )
 from coordinator.storage.places import leader_of
 from coordinator.storage.read_only import ReadOnlyStore
-from federation.storage.folder import lock_holder
 
 __all__ = [
     "read_nodes",
@@ -68,7 +68,7 @@ def read_status(folder: Path) -> dict[str, object]:
         "sealed": read_sealed(folder),
         "helpers": dict(read_helpers(folder)),
         "helper_trouble": dict(read_helper_trouble(folder)),
-        "leader": None if (leader := leader_of(folder)) is None else asdict(leader) | {"overdue": leader.overdue},
+        "leader": _leader(folder),
         "restored": None if restored is None else asdict(restored),
     }
 
@@ -143,9 +143,14 @@ def watch_status(folder: Path) -> None:
             return
 
 
+def _leader(folder: Path) -> dict[str, object] | None:
+    leader = leader_of(folder)
+    return None if leader is None else asdict(leader) | {"since_s": leader.led_s, "overdue": leader.overdue}
+
+
 def _here(folder: Path) -> Mapping[str, Seen]:
-    """Which nodes are there, as their coordinator knows it; nothing while none runs."""
-    return {} if lock_holder(folder) is None else presence_of(folder).nodes
+    """Which nodes are there, as their coordinator knows it; nothing while none runs, or it has no broker."""
+    return presence_of(folder).nodes if knows_nodes(folder) else {}
 
 
 def _state(seen: Seen | None) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol
 
-from coordinator.monitoring.state_files import StatusFile
+from coordinator.monitoring.status_file import StatusFile
 from federation.runtime.driver import EffectT, EventT, Machine
 
 __all__ = ["Watch", "WatchedMachine"]
@@ -76,6 +76,6 @@ class WatchedMachine(Generic[EventT, EffectT]):
 
     def close(self) -> None:
         """Tell everything a last time."""
-        self._status.write()
+        self._status.write(again=True)
         if self._presence is not None:
             self._presence.write(self._status.version)

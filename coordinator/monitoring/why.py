@@ -88,17 +88,23 @@ def explain(waiting: Waiting) -> str:
     what = NOBODY if nobody else f"{awaited}{_whom(waiting.fields)}"
     counts = _counts(waiting.fields)
     seen = f"{_seen(waiting.fields.get('behind'))}{_claims(waiting.fields.get('claims'))}"
-    if waiting.pid is not None:
-        more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
-        more += _obstructed(waiting.fields)
-        if reason in ENDINGS:
-            more += _goes_on(waiting.fields)
-            return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}"
-        return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
+    if waiting.starting:
+        begun = f"a coordinator has started (process {waiting.pid}), and has not said yet what it waits for"
+        return f"{begun}; {span(waiting.said_s)} ago the one before waited for {what}{counts}"
+    if waiting.pid is None:
+        return _ended(waiting, reason) if reason in ENDINGS else _stopped(waiting, f"{what}{counts}", seen)
+    more = f"{_masked(waiting.fields)}{_pausing(waiting.fields)}{seen}{_failing(waiting.fields)}"
+    more += _obstructed(waiting.fields)
     if reason in ENDINGS:
-        return _ended(waiting, reason)
-    last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {what}{counts}"
-    if reason == WaitReason.BEHIND:
+        more += _goes_on(waiting.fields)
+        return f"{what.removeprefix('nothing: ')}; since {span(waiting.since_s)}{counts}{more}"
+    return f"waiting for {what}; since {span(waiting.since_s)}{counts}{more}"
+
+
+def _stopped(waiting: Waiting, awaited: str, seen: str) -> str:
+    """That the run is not over, and nobody leads it."""
+    last = f"no coordinator is running; {span(waiting.said_s)} ago the last one waited for {awaited}"
+    if waiting.fields.get("reason") == WaitReason.BEHIND:
         return f"{last}{seen}"
     if waiting.fields.get("nobody_trains"):
         heard = f"no coordinator is running; it was heard {span(waiting.said_s)} ago"
@@ -239,8 +245,11 @@ def _counts(fields: Mapping[str, Any]) -> str:
     said = []
     if reason == WaitReason.NODES_MIN and "nodes_min" in fields:
         said.append(f"{online} of {fields['nodes_min']} online (round.nodes_min)")
-    else:
+    elif fields.get("connected", True):
         said.append(f"{online} online")
+    else:
+        # Without its broker it hears of nobody: this is how it was before.
+        said.append(f"{online} {'was' if online == 1 else 'were'} online")
     if fields.get("gone"):
         said.append(f"gone: {', '.join(map(str, fields['gone']))}")
     if fields.get("away"):

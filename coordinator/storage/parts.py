@@ -65,7 +65,7 @@ class Leader:
         holder: Machine and process.
         term: Its number: one higher than the leader's before.
         lease_s: After so long without a renewal another one takes the lead, in seconds.
-        since_s: For how long it has led, in seconds of the server's clock.
+        since_s: How long ago it took the lead, in seconds of the server's clock.
         renewed_s: How long ago it has last said so, in seconds of the server's clock.
         session: The name of its connections.
     """
@@ -81,6 +81,11 @@ class Leader:
     def overdue(self) -> bool:
         """Whether its lease has run out."""
         return self.renewed_s > self.lease_s
+
+    @property
+    def led_s(self) -> float:
+        """For how long it has led: of one whose lease has run out until it has last said so, in seconds."""
+        return max(0.0, self.since_s - self.renewed_s) if self.overdue else self.since_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ __all__ = [
     "has_content",
     "lock",
     "lock_holder",
+    "lock_mark",
     "lost",
     "open_file",
     "point_link",
@@ -151,6 +152,13 @@ def lock_holder(folder: Path) -> str | None:
     with contextlib.suppress(OSError), open_file(folder / _LOCK) as file:
         return None if lock(file.fileno(), shared=True) else _holder(file.fileno())
     return None
+
+
+def lock_mark(folder: Path) -> int:
+    """What names the last time that somebody took a state folder; 0 where nobody has."""
+    with contextlib.suppress(OSError):
+        return (folder / _LOCK).stat().st_mtime_ns
+    return 0
 
 
 def _holder(handle: int) -> str:

@@ -83,7 +83,9 @@ def _standing_still(run: Snapshot, around: Surroundings, limits: AlertsSection) 
     waiting, head = run.summary["waiting"], run.summary["head"]
     # Of a fleet that checks in nobody may be there for a while; who does not come back is no longer away.
     if limits.nobody_online_s and not waiting["online"] and not waiting["away"]:
-        yield Condition(kind="nobody_online", text="no node is online", hold_s=limits.nobody_online_s)
+        away = f"no node can be reached; {waiting['sentence']}"
+        text = "no node is online" if waiting["connected"] else away
+        yield Condition(kind="nobody_online", text=text, hold_s=limits.nobody_online_s)
     if limits.no_version_leases and head is not None:
         hold_s = around.interval_s + limits.no_version_leases * around.lease_s
         text = f"no version after {head} for {span(hold_s)}; {waiting['sentence']}"

@@ -45,19 +45,32 @@ class _Run(Collector):
         yield _gauge("fedmq_nodes_known", "Nodes that have taken part, or were asked.", summary["nodes"])
         yield _gauge("fedmq_model_version", "The newest model version.", summary["head"] or 0)
         yield _gauge("fedmq_model_parameters", "Parameters of the model.", summary["parameters"])
-        yield _gauge("fedmq_waiting_seconds", "For how long it has waited for the same thing.", waiting["since_s"])
-        reason = GaugeMetricFamily("fedmq_waiting", "1 for what the coordinator waits for.", labels=["reason"])
-        reason.add_metric([str(waiting["reason"])], 1.0)
-        yield reason
+        yield from self._waiting()
         for name, what in (("up", "sent by nodes"), ("down", "sent to nodes")):
             yield CounterMetricFamily(f"fedmq_{name}_bytes", f"Bytes {what}.", value=summary[f"bytes_{name}"])
         yield from self._updates()
         yield from self._evaluation()
 
+    def _waiting(self) -> Iterator[Metric]:
+        """Who has ended waits for nothing, and a run that is over needs nobody; that it is over stays so."""
+        told = self._summary["waiting"]
+        waits = told["running"] and not told["over"] and bool(told["reason"])
+        yield _gauge(
+            "fedmq_waiting_seconds",
+            "For how long it has waited for the same thing; 0 while nobody waits.",
+            told["since_s"] if waits else 0.0,
+        )
+        reason = GaugeMetricFamily(
+            "fedmq_waiting", "1 for what the coordinator waits for, or why the run is over.", labels=["reason"]
+        )
+        if waits or told["over"]:
+            reason.add_metric([str(told["reason"])], 1.0)
+        yield reason
+
     def _releases(self) -> Iterator[Metric]:
         """Nodes may tell any text: what is counted is only whether it is this release."""
         counts = {"same": 0, "other": 0, "not_told": 0}
-        if self._summary["waiting"]["running"]:
+        if self._summary["waiting"]["connected"]:
             for release, names in online_by_release(self._snapshot.presence).items():
                 counts["not_told" if not release else "same" if release == RELEASE else "other"] += len(names)
         nodes = GaugeMetricFamily(

@@ -304,11 +304,11 @@ def _value_of(snapshot: Snapshot, key: str) -> Callable[[int], Any]:
 
 def _node_rows(snapshot: Snapshot, places: Sequence[int]) -> bytes:
     """These nodes as an array of JSON: their part in the run, and whether they are there."""
-    running = bool(snapshot.summary["waiting"]["running"])
+    known = bool(snapshot.summary["waiting"]["connected"])
     made = []
     for place in places:
         seen = snapshot.presence.get(snapshot.names[place])
-        there = seen if running else None
+        there = seen if known else None
         at_ms = None if seen is None or not seen.at_s else int(1000 * seen.at_s)
         more = {
             "state": None if there is None else there.state(),

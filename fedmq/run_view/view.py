@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from coordinator.engine.round import ENDINGS
 from coordinator.monitoring.figures import participation_row, surveyed_metrics, version_figures
 from coordinator.monitoring.presence import News, PresenceSeen, Seen, read_presence, releases_line
 from coordinator.monitoring.refusals import refusal_lines
@@ -18,6 +17,7 @@ from coordinator.monitoring.sites import site_lines, sites_row
 from coordinator.monitoring.state_files import (
     helper_lines,
     known_s,
+    knows_nodes,
     read_counters,
     read_helpers,
     read_incidents,
@@ -212,7 +212,7 @@ class RunView:
             case False:
                 yield "not sealed: the broker reads updates and the model (privacy.sealed)"
         differ = releases_line(self._presence.nodes)
-        if differ:
+        if differ and knows_nodes(self.folder):
             yield differ
         restored = store.restored()
         if restored is not None:
@@ -227,18 +227,19 @@ class RunView:
         try:
             waiting = read_waiting(self.folder)
         except StorageError as error:
-            nothing = {"running": False, "over": False, "online": 0, "away": 0, "reason": "", "since_s": 0.0}
-            return {"sentence": str(error), "sites": sites, **nothing}
-        # Who was online when a coordinator was heard last says nothing of now.
-        here = waiting.fields if waiting.pid is not None else {}
+            nothing = {"running": False, "connected": False, "over": False, "online": 0, "away": 0}
+            return {"sentence": str(error), "sites": sites, **nothing, "reason": "", "since_s": 0.0}
+        # Who was online when a coordinator had a broker last says nothing of now.
+        here = waiting.fields if waiting.known_s is None else {}
         return {
             "sites": sites,
             "sentence": explain(waiting),
             "running": waiting.pid is not None,
-            "over": waiting.fields.get("reason") in ENDINGS,
+            "connected": waiting.known_s is None,
+            "over": waiting.over,
             "online": here.get("online", 0),
             "away": here.get("away", 0),
-            "reason": waiting.fields.get("reason", ""),
+            "reason": "" if waiting.starting and not waiting.over else waiting.fields.get("reason", ""),
             "since_s": waiting.since_s,
         }
 

@@ -12,6 +12,7 @@ WALL_CLOCKS = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("dat
 
 MAY_READ_IT = {
     "coordinator/monitoring/state_files.py": "since when, for a person",
+    "coordinator/monitoring/status_file.py": "when it was said, for a person",
     "coordinator/artifacts/run_report.py": "when a report was made, for a person",
     "coordinator/storage/sqlite_store.py": "when the run began, for a person",
     "coordinator/backup/making.py": "when a backup was made, for a person",

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.engine.early_stopping import StoppingSettings
-from coordinator.monitoring.state_files import StatusFile, StoppingRule
+from coordinator.monitoring.state_files import StoppingRule
+from coordinator.monitoring.status_file import StatusFile
 
 NEVER = StoppingRule(settings=StoppingSettings(), versions=0)
 

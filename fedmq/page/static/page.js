@@ -52,9 +52,9 @@ function showSummary(summary) {
   document.title = `${summary.task || "fedmq"}: version ${summary.head ?? "–"}`;
   text("headline", waiting.sentence.charAt(0).toUpperCase() + waiting.sentence.slice(1));
   const badge = by("state");
-  const state = waiting.over ? "over" : waiting.running ? "running" : "stopped";
-  badge.className = `badge ${state}`;
-  badge.textContent = { over: "the run is over", running: "running", stopped: "no coordinator runs" }[state];
+  const state = waiting.over ? "over" : !waiting.running ? "stopped" : waiting.connected ? "running" : "away";
+  badge.className = `badge ${state === "away" ? "stopped" : state}`;
+  badge.textContent = { over: "the run is over", running: "running", away: "not connected", stopped: "no coordinator runs" }[state];
   showFigures(summary);
   const incidents = Object.entries(summary.incidents);
   by("incidents-section").hidden = !incidents.length;
@@ -74,8 +74,8 @@ function showFigures(summary) {
   progress.max = summary.versions_max || 1;
   progress.value = Math.min(summary.head ?? 0, progress.max);
   const nodes = number.format(summary.nodes);
-  text("online", waiting.running ? `${number.format(waiting.online)} of ${nodes}` : nodes);
-  text("online-name", `${named(summary.nodes, "node")}${waiting.running ? " online" : ""}`);
+  text("online", waiting.connected ? `${number.format(waiting.online)} of ${nodes}` : nodes);
+  text("online-name", `${named(summary.nodes, "node")}${waiting.connected ? " online" : ""}`);
   const by_status = summary.updates_by_status;
   text("updates", number.format(summary.updates));
   text("updates-name", by_status.stale || by_status.refused

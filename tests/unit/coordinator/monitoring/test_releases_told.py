@@ -10,6 +10,7 @@ from coordinator.monitoring.status import read_status, show_status
 from coordinator.storage.sqlite_store import SqliteStore
 from coordinator.storage.store import Figures
 from federation.protocol.messages import NodeState, Presence
+from federation.storage.folder import FolderLock
 from federation.types import Incarnation, NodeId
 from tests.rigs.model_values import arrived, committer, initialised, update
 
@@ -37,7 +38,9 @@ def test_nodes_that_differ_are_said_within_eighty_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     run_of(tmp_path, a="0.3.0", b="0.2.1", c=None)
+    lock = FolderLock(tmp_path)  # a coordinator runs
     show_status(tmp_path)
+    lock.release()
     told = capsys.readouterr().out
     assert "nodes run different releases: not told on c, 0.2.1 on b, 0.3.0 on a\n" in told
     assert max(map(len, told.splitlines())) <= 80

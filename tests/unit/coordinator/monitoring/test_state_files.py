@@ -11,15 +11,14 @@ from coordinator.engine.early_stopping import Goal, Source, StoppingSettings
 from coordinator.engine.effects import Effect, Stop
 from coordinator.engine.events import Event
 from coordinator.monitoring.state_files import (
-    AGAIN_S,
     FORMER,
-    PAUSE_S,
     StoppingRule,
     read_counters,
     read_incidents,
     read_stopping,
     read_waiting,
 )
+from coordinator.monitoring.status_file import AGAIN_S, PAUSE_S
 from coordinator.monitoring.watched_machine import WatchedMachine
 from coordinator.storage.files import STATUS
 from coordinator.storage.sqlite_store import SqliteStore
@@ -194,7 +193,7 @@ def full(*_: object, durable: bool) -> None:
 
 def test_old_files_stay_where_the_new_one_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_former(tmp_path)
-    monkeypatch.setattr("coordinator.monitoring.state_files.write_file", full)
+    monkeypatch.setattr("coordinator.monitoring.status_file.write_file", full)
     status_file(tmp_path, snapshot).write()
     assert read_incidents(tmp_path) == {"edge-01": {"malformed": 2}}
 
@@ -206,7 +205,7 @@ def test_a_full_disk_is_told_in_the_files_own_blocks(tmp_path: Path, monkeypatch
     file.look(1.0)
     size = (tmp_path / STATUS).stat().st_size
     with monkeypatch.context() as patch:
-        patch.setattr("coordinator.monitoring.state_files.write_file", full)
+        patch.setattr("coordinator.monitoring.status_file.write_file", full)
         found[0] = snapshot("storage")
         file.look(2.0)
         assert read_waiting(tmp_path).fields["reason"] == "storage"
@@ -258,7 +257,7 @@ def test_what_is_told_was_settled_before_and_the_last_word_is_written(tmp_path: 
 def test_a_clock_that_is_set_makes_nobody_wait_longer_or_shorter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_s: float
 ) -> None:
-    clocks = in_our_hands(monkeypatch)
+    clocks, lock = in_our_hands(monkeypatch), FolderLock(tmp_path)
     file = status_file(tmp_path, lambda: snapshot("assignments", online=online))
     online = 1
     file.write()
@@ -270,6 +269,7 @@ def test_a_clock_that_is_set_makes_nobody_wait_longer_or_shorter(
     clocks.pass_by(5.0, -by_s)  # after it has written, before somebody asks
     waiting = read_waiting(tmp_path)
     assert (waiting.since_s, waiting.said_s) == (35.0, 5.0)
+    lock.release()
 
 
 def test_a_folder_that_may_not_be_read_is_no_folder_without_a_coordinator(

@@ -22,7 +22,7 @@ LIMITS = AlertsSection()
 
 def run(*, running: bool = True, online: int = 3, reason: str = "assignments", head: int = 7, **more: Any) -> Snapshot:
     waiting = {"running": running, "online": online, "reason": reason, "sentence": "waiting for a", "since_s": 1.0}
-    waiting["away"] = more.pop("away", 0)
+    waiting |= {"away": more.pop("away", 0), "connected": more.pop("connected", running)}
     summary: Mapping[str, Any] = {"waiting": waiting, "head": head, "counters": more.pop("counters", {})}
     return Snapshot(summary=summary, **more)
 
@@ -78,6 +78,13 @@ def test_each_trouble_is_found_and_can_be_turned_off(snapshot: Snapshot, kind: s
 def test_fleet_that_checks_in_is_not_gone_where_nobody_is_online() -> None:
     assert kinds(run(online=0, away=98)) == set()
     assert kinds(run(online=0, away=0)) == {"nobody_online"}
+
+
+def test_a_coordinator_without_its_broker_reaches_nobody_and_the_alert_says_so() -> None:
+    """Those were counted as online that had been when the broker was lost, so nobody was told."""
+    away = found(run(online=0, reason="broker", connected=False))["nobody_online"]
+    assert away.text == "no node can be reached; waiting for a"
+    assert found(run(online=0))["nobody_online"].text == "no node is online"
 
 
 def test_disk_and_certificates_matter_whether_or_not_the_run_is_over() -> None:

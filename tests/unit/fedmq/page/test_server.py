@@ -156,7 +156,7 @@ def test_no_node_makes_a_series_of_its_own_by_the_release_that_it_tells(store: S
     file.write(lambda: 1)
     seen = RunView(tmp_path / "state").now()
     assert seen.summary["notes"][-1].startswith("nodes run different releases: ")
-    running = replace(seen, summary={**seen.summary, "waiting": {**seen.summary["waiting"], "running": True}})
+    running = replace(seen, summary={**seen.summary, "waiting": {**seen.summary["waiting"], "connected": True}})
     counts = {"same": 1.0, "other": 2.0, "not_told": 1.0}
     for snapshot, factor in ((running, 1), (seen, 0)):
         lines = [one for one in exposition(snapshot).decode().splitlines() if one.startswith("fedmq_nodes_by_release")]
