@@ -28,6 +28,9 @@ UNHEARD_RETRY_S = 1.0
 UNHEARD_PER_S = 500.0
 """Of more, so many are asked for each second."""
 
+RESENT_EACH_S = 3_600.0
+"""Without signatures chunks that are not what was offered are asked for again once in so many seconds."""
+
 _STATUS = {Ruling.STALE: ReceiptStatus.STALE, Ruling.REFUSED: ReceiptStatus.REFUSED}
 
 
@@ -46,6 +49,7 @@ class UpdateReceiver:
         self._expelled = frozenset[NodeId]()
         self._saving: dict[UpdateId, UpdateRecord] = {}
         self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
+        self._resent = RateLimit[UpdateId](per_s=1 / RESENT_EACH_S, burst=1.0)
         self.transfers = Transfers(recovered)
         for saved in recovered:
             state.registry.take(saved.record.node)
@@ -289,15 +293,20 @@ class UpdateReceiver:
                 self._drop(transfer)
             refuse_members(self._state, record, event.counted)
             return
-        if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._state.settings.signed:
-            # The node has signed the digest, so the chunks were altered on their way. To refuse the update for good
+        if transfer is not None and event.reason is Reason.DIGEST_MISMATCH and self._may_resend(event.update):
+            # Where the node has signed the digest, the chunks were altered on their way. To refuse the update for good
             # would let whoever did it cost the node its work; staleness bounds how often this can go round [FED-78].
+            # Where it has not, the node may be broken, or a chunk of another run's update has waited in the broker: it
+            # names its update, and updates are named alike in all runs.
             self._state.note("chunks_altered", node=record.node, update=record.update)
             self._drop(transfer)
             self._state.send(record.node, RetryAfter(update=record.update, seconds=BUSY_RETRY_S))
             return
         self._close(record)
         self.settle(record, ReceiptStatus.REFUSED, event.reason, detail=event.detail)
+
+    def _may_resend(self, update: UpdateId) -> bool:
+        return self._state.settings.signed or self._resent.admits(update, self._state.now)
 
     def storage_failed(self, retry_s: float) -> None:
         """What was asked for is not on the disk: nodes that can help are told when to offer again."""
