@@ -146,9 +146,11 @@ def _run(scenario: Scenario, scale: float, console: Console) -> Row:
     with ThreadPoolExecutor(max_workers=scenario.shards) as shards:
         parts = [shards.submit(_alone, scenario, share) for share in shares if share]
         row = _merge([_result(scenario, part) for part in parts])
-    verdict = "good" if row.good else "BAD"
+    verdict = "good" if row.good else f"BAD ({'; '.join(row.problems)})"
     console.print(
-        f"{scenario.name}: {verdict}, {monotonic() - began_s:.0f} s; {row.fault}: {row.injected}", highlight=False
+        f"{scenario.name}: {verdict}, {monotonic() - began_s:.0f} s; {row.fault}: {row.injected}",
+        highlight=False,
+        markup=False,
     )
     return row
 

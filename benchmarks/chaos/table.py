@@ -39,8 +39,17 @@ class Row:
     @property
     def good(self) -> bool:
         """Whether everything was as it must be."""
-        late = self.bar_s is not None and bool(self.recovery_s) and percentile(self.recovery_s, 0.95) > self.bar_s
-        return not (late or self.lost or self.double or self.hung or self.failures)
+        return not self.problems
+
+    @property
+    def problems(self) -> list[str]:
+        """What was not as it must be, in words."""
+        counts = (("lost", self.lost), ("double", self.double), ("hung", self.hung))
+        found = [f"{count} {name}" for name, count in counts if count]
+        p95_s = percentile(self.recovery_s, 0.95) if self.recovery_s else 0.0
+        if self.bar_s is not None and p95_s > self.bar_s:
+            found.append(f"recovery p95 {p95_s:.2f} s, bar {self.bar_s:g} s")
+        return [*found, *self.failures]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
