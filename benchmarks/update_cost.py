@@ -56,7 +56,7 @@ from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message
 from federation.runtime.driver import Driver
 from federation.runtime.log import configure_log
-from federation.runtime.transport import InboxItem, TransportConnected
+from federation.runtime.transport import InboxItem, TransportAnswered, TransportConnected
 from federation.types import FederationId, NodeId, Start
 from update_codec import CodecSpec, Manifest, encode
 
@@ -113,6 +113,7 @@ class Federation:
                 event=TransportConnected(connection="control", session_present=False, packet_bytes_max=PACKET_BYTES)
             )
         )
+        self._inbox.put(InboxItem(event=TransportAnswered(connection="control")))
         self._driver.begin()
         for name, node in self._nodes.items():
             self._bus.hand(self._bus.broker.connect(name, now=0.0))

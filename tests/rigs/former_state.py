@@ -35,7 +35,7 @@ from federation.protocol.messages import Message, Receipt
 from federation.protocol.topics import Topics
 from federation.protocol.wire import decode_message, encode_message
 from federation.runtime.driver import Driver
-from federation.runtime.transport import MessageReceived, TransportConnected
+from federation.runtime.transport import MessageReceived, TransportAnswered, TransportConnected
 from federation.task import Task, TaskContext
 from federation.tasks.registry import load_task
 from federation.tasks.scaffold import scaffolded
@@ -267,6 +267,7 @@ class Coordinator:
         """The loop begins, the broker is there, and nobody else speaks for this run."""
         self.driver.step(None)
         self.tell(TransportConnected(connection="control", session_present=False, packet_bytes_max=1 << 20))
+        self.tell(TransportAnswered(connection="control"))
         self.wait(self.engine.settle_s)
 
     def hear(self, topic: str, message: Message | bytes) -> None:

@@ -77,7 +77,7 @@ def test_one_key_for_two_contents_can_fail(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_offer_in_clear_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node has trained, has never heard its coordinator's key, and is started again."""
     monkeypatch.setattr(NodeSealing, "would_show", lambda *_: False)
-    assert any("the broker reads a UpdateOffer" in said for said in run_seed(27, Kind.PRIVATE)[0].violations)
+    assert any("the broker reads a UpdateOffer" in said for said in run_seed(20, Kind.PRIVATE)[0].violations)
 
 
 @pytest.mark.thorough
