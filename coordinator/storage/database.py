@@ -6,7 +6,8 @@ from coordinator.storage.files import NO_RUN, of_later_versions, remedy_of, trac
 from coordinator.storage.schema import TABLES
 from federation.errors import StorageError
 from federation.storage.folder import lost
-from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
+from federation.storage.sqlite import Connection, Database, Layout
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 from federation.storage.upgrade import StoreKind
 
 __all__ = ["DATABASE", "LAYOUT", "STORE", "lost_run", "open_database", "open_read_only"]

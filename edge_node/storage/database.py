@@ -22,7 +22,8 @@ from federation.protocol.messages import UpdateOffer
 from federation.protocol.wire import decode_message, encode_message
 from federation.storage import sqlite
 from federation.storage.columns import UNSIGNED, Columns, Kind
-from federation.storage.sqlite import Connection, Layout, ReadOnlyDatabase, Row, SqliteError
+from federation.storage.sqlite import Connection, Layout, Row, SqliteError
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 from federation.types import (
     NO_START,
     Epoch,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from federation.errors import StorageError
-from federation.storage.sqlite import Layout, ReadOnlyDatabase, SqliteError
+from federation.storage.sqlite import Layout, SqliteError
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 
 __all__ = ["ROWS_MAX", "rows_after"]
 

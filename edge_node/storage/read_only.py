@@ -27,7 +27,8 @@ from federation.protocol.chunking import payload_digest
 from federation.protocol.messages import UpdateOffer
 from federation.storage.columns import DamagedRow
 from federation.storage.folder import ReadableFolder
-from federation.storage.sqlite import Database, ReadOnlyDatabase, SqliteError
+from federation.storage.sqlite import Database, SqliteError
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 from federation.storage.upgrade import StoreKind
 from federation.types import ModelVersion, RoundId, RunId, SampledSteps, UpdateId
 

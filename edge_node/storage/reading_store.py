@@ -17,14 +17,8 @@ from federation.documents import read_json
 from federation.errors import DamagedStore, StorageError
 from federation.readings.live import Readings
 from federation.storage.sql import Readable
-from federation.storage.sqlite import (
-    Connection,
-    Database,
-    Layout,
-    ReadOnlyDatabase,
-    Row,
-    SqliteError,
-)
+from federation.storage.sqlite import Connection, Database, Layout, Row, SqliteError
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 
 __all__ = [
     "COLUMNS_MAX",

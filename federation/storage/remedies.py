@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["access_remedy", "is_full", "is_gone", "misplaced", "remedy_for"]
+__all__ = ["ROOM_BYTES", "access_remedy", "is_full", "is_gone", "misplaced", "remedy_for"]
 
 ROOM_BYTES: Final = 1 << 16
 """With less a disk is full: a page of a database, its journal and what its readers share need more."""

@@ -13,7 +13,7 @@ from typing import Final
 from federation.errors import StorageError, StoreGone
 from federation.runtime.failpoint import failpoint
 from federation.storage.folder import file_place, has_content, lost, sync_bytes
-from federation.storage.remedies import access_remedy, is_full, misplaced, remedy_for
+from federation.storage.remedies import access_remedy, is_full, remedy_for
 
 __all__ = [
     "Connection",
@@ -21,12 +21,15 @@ __all__ = [
     "Database",
     "DuplicateRow",
     "Layout",
-    "ReadOnlyDatabase",
     "Row",
     "SqliteError",
     "Step",
     "connect",
+    "connect_in_memory",
+    "connect_to_read",
     "disk_remedy",
+    "found_damage",
+    "is_unshared",
     "storing",
 ]
 
@@ -43,6 +46,8 @@ _MOVED: Final = "was moved or deleted while it is in use: put it back where it w
 
 _PRIMARY: Final = 0xFF
 """SQLite's extended codes have the plain one in their lowest byte."""
+
+_UNSHARED: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY})
 
 Step = Callable[[Connection], None]
 """Makes one layout of the one before, inside a transaction."""
@@ -106,6 +111,27 @@ class Layout:
 def connect(path: Path) -> Connection:
     """Open a file to write. A simulated disk puts itself in this place for a while, to see what is committed."""
     return sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
+
+
+def connect_to_read(path: Path, *, shared: bool = True) -> Connection:
+    """Open a file to read.
+
+    Args:
+        path: The file.
+        shared: Whether somebody may write it meanwhile: both share a file beside it, which needs a disk with room.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if shared else '&immutable=1'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
+
+
+def connect_in_memory() -> Connection:
+    """A database of nobody else."""
+    return sqlite3.connect(":memory:", isolation_level=None)
+
+
+def is_unshared(error: sqlite3.Error) -> bool:
+    """Whether the file that readers share with a writer cannot be made: the disk may be full, or read-only."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _UNSHARED
 
 
 class Database:
@@ -207,7 +233,7 @@ class Database:
         self.execute(f"PRAGMA page_size = {layout.page_bytes}")  # of a new file: before its first byte
         self.execute("PRAGMA journal_mode = WAL")
         self._wait_at_commit(wait=True)
-        damage = _damage(self.execute)
+        damage = found_damage(self.execute)
         if damage:
             raise StorageError(f"{path} is damaged ({damage}): {remedy}")
         found = layout.check(self._connection, path)
@@ -221,96 +247,14 @@ class Database:
         self._waits = wait
 
 
-class ReadOnlyDatabase:
-    """A database that another process may be writing, as this release knows it; ``layout`` is the number in the file.
-
-    Args:
-        path: The file.
-        layout: Of an earlier one an upgraded copy is read, in memory: the file stays as it is.
-        missing: What to ask whoever names a file that is no such database.
-        at_once: Whether all that is read is of this moment, whatever is written meanwhile.
-
-    Raises:
-        StorageError: There is none, it is of a newer layout, or it cannot be read.
-    """
-
-    def __init__(self, path: Path, layout: Layout, *, missing: str, at_once: bool = False) -> None:
-        problem = f"{path} cannot be read; {missing}"
-        if odd := misplaced(path.parent):
-            raise StorageError(f"{path} cannot be read{odd}")
-        try:
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            self._file = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_S)
-        except sqlite3.Error as error:
-            raise _unreadable(path, error, problem) from error
-        try:
-            if at_once:
-                # The moment is that of the first look.
-                self._file.execute("BEGIN")
-                self._file.execute("PRAGMA user_version").fetchone()
-            self.layout = layout.check(self._file, path)
-            self._newest = _as_known(self._file, layout, self.layout, problem)
-        except BaseException as error:
-            self._file.close()
-            if isinstance(error, sqlite3.Error):
-                raise _unreadable(path, error, problem) from error
-            raise
-        self._newest.row_factory = Row
-
-    def execute(self, statement: str, *values: object) -> Cursor:
-        """Run one statement."""
-        return self._newest.execute(statement, values)
-
-    def damage(self) -> str:
-        """What SQLite itself finds; empty when the file is whole."""
-        return _damage(self._file.execute)
-
-    def copy(self, path: Path) -> None:
-        """Write all that the file holds to a new one, which needs no other beside it.
-
-        Raises:
-            StorageError: The disk is full or broken, or the copy is not whole.
-        """
-        with storing("copy of the database"), contextlib.closing(connect(path)) as copy:
-            copy.execute("PRAGMA synchronous = OFF")
-            self._file.backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-            damage = _damage(copy.execute)
-        if damage:
-            raise StorageError(f"the database is damaged ({damage})")
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._newest.close()
-        self._file.close()
-
-
 @cache
 def _insertion(table: str, columns: tuple[str, ...], conflict: str) -> str:
     marks = ", ".join("?" * len(columns))
     return f"INSERT OR {conflict} INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - our own names
 
 
-def _unreadable(path: Path, error: sqlite3.Error, nothing: str) -> StorageError:
-    """The error of a file that cannot be read; ``nothing`` is said where there is none."""
-    if not (path.is_file() and has_content(path)):
-        return StorageError(nothing)
-    part = f"; it is damaged, or was copied in part: copy it again, with {path.name}-wal, or restore a backup"
-    return StorageError(f"{path} cannot be read: {error}{disk_remedy(error, path.parent) or part}")
-
-
-def _as_known(file: Connection, layout: Layout, found: int, problem: str) -> Connection:
-    if found == layout.number:
-        return file
-    if not found:
-        raise StorageError(problem)
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    file.backup(copy)
-    layout.upgrade(copy, found)
-    return copy
-
-
-def _damage(execute: Callable[[str], Cursor]) -> str:
+def found_damage(execute: Callable[[str], Cursor]) -> str:
+    """What SQLite itself finds wrong; empty where a file is whole."""
     return "" if (found := str(execute("PRAGMA integrity_check(1)").fetchone()[0])) == "ok" else found
 
 

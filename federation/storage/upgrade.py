@@ -11,7 +11,8 @@ from pathlib import Path
 import federation
 from federation.errors import StorageError
 from federation.storage.folder import FolderLock, lock_holder
-from federation.storage.sqlite import Database, Layout, ReadOnlyDatabase
+from federation.storage.sqlite import Database, Layout
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 from federation.units import human_bytes
 
 __all__ = ["Change", "StoreKind", "Upgrade", "plan_upgrade", "upgrade_store"]

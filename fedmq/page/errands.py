@@ -7,12 +7,13 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from federation.errors import ConfigError, FederationError, StorageError
+from federation.storage.remedies import ROOM_BYTES, remedy_for
 
 __all__ = ["Errands", "certificates_command", "main"]
 
@@ -43,20 +44,35 @@ class Errands:
         self._waiting += 1
         try:
             async with self._one:
-                with tempfile.TemporaryDirectory(prefix="fedmq-page-") as place:
-                    file = Path(place) / "made"
+                with _place() as file:
                     yield file, await _told([what, str(state), str(file), *more])
         finally:
             self._waiting -= 1
 
 
+@contextmanager
+def _place() -> Iterator[Path]:
+    """Where there is room for a file, as long as it is needed."""
+    with ExitStack() as kept:
+        try:
+            file = Path(kept.enter_context(tempfile.TemporaryDirectory(prefix="fedmq-page-"))) / "made"
+            file.write_bytes(bytes(ROOM_BYTES))
+        except OSError as error:  # of a full disk Python may say that there is no such folder
+            problem = f"there is no room for the file on the page's machine: {error.strerror or error}"
+            raise StorageError(f"{problem}; make room there, or start the page with TMPDIR=FOLDER") from error
+        yield file
+
+
 async def _told(words: Sequence[str]) -> str:
-    process = await asyncio.create_subprocess_exec(
-        *_command(words),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *_command(words),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise StorageError(f"the page's machine cannot make the file now: {error}") from error
     try:
         out, err = await asyncio.wait_for(process.communicate(), TIMEOUT_S)
     except TimeoutError as error:
@@ -98,7 +114,10 @@ def main(words: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"the page's machine lacks {error.name}: pip install 'fedmq[plot]'\n")
         return EXIT_STORE
-    except (FederationError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"{error}{remedy_for(error)}\n")
+        return EXIT_STORE
+    except FederationError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_STORE
     return 0

@@ -20,7 +20,8 @@ from federation.protocol.sum_messages import SumRequest
 from federation.storage.columns import UNSIGNED, Columns, DamagedRow, Kind, blob, real, whole
 from federation.storage.folder import FolderLock
 from federation.storage.sql import Readable
-from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase
+from federation.storage.sqlite import Connection, Database, Layout
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 from federation.types import Digest, Incarnation, ModelVersion, NodeId, RunId, StateId, UpdateId
 from sum_helper.records import AnsweredBatch, Charge, HeldUpdate, Identity, Member, Released
 from sum_helper.storage.noised import NOISED_TABLES, add_noised_tables, pay, read_released, read_taking

@@ -26,7 +26,6 @@ MAY_BE_SMALL = {
     "coordinator.config.statistics": "a section like those of alerts and privacy; sections.py has no room for it",
     "coordinator.monitoring.curves": "what people import to read a run; its docstring shows how",
     "fedmq.page.options": "the command and the process that it becomes share it; neither loads the other",
-    "edge_node.storage.foreign_table": "SQL stands in storage rooms; another program's table is no part of our store",
     "edge_node.storage.state_folder": "the folder of a node's state, which its database and its model file share",
     "edge_node.runtime.disk_trouble": "a part around the executor, whose file has no room for it",
     "edge_node.engine.uplink": "a measurement that knows nothing of the outbox that asks it",

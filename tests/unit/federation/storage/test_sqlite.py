@@ -1,7 +1,9 @@
 """Layouts go up in one step or not at all, and an error of the disk says what to do about it."""
 
+import contextlib
 import errno
 import os
+import resource
 import shutil
 import sqlite3
 from pathlib import Path
@@ -10,8 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from federation.errors import StorageError, StoreGone
+from federation.storage.folder import FolderLock
 from federation.storage.remedies import ROOM_BYTES
-from federation.storage.sqlite import Connection, Database, Layout, ReadOnlyDatabase, disk_remedy
+from federation.storage.sqlite import Connection, Database, Layout, disk_remedy
+from federation.storage.sqlite_reading import ReadOnlyDatabase
 
 
 @pytest.mark.parametrize(
@@ -185,6 +189,30 @@ def test_a_reader_upgrades_a_copy_and_sees_what_has_been_written_by_then(tmp_pat
     reader.close()
     assert writer.execute("PRAGMA user_version").fetchone()[0] == FIRST.number
     writer.close()
+
+
+def test_what_nobody_writes_is_read_on_a_disk_that_is_full(tmp_path: Path) -> None:
+    """The page of a run that was over had only `disk I/O error`: a reader makes a file that it shares with a writer."""
+    path = of_first(tmp_path / "db")
+    opened(path, FIRST).close()
+    held = FolderLock(tmp_path)
+
+    def read() -> int:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            with contextlib.closing(ReadOnlyDatabase(path, FIRST, missing="?", at_once=True)) as reader:
+                return int(reader.execute("SELECT COUNT(*) FROM t").fetchone()[0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    with pytest.raises(StorageError, match="db cannot be read: disk I/O error"):
+        read()  # somebody has the folder, and may write
+    held.release()
+    assert read() == 2
+    (tmp_path / "db-wal").write_bytes(b"something that is in no table yet")
+    with pytest.raises(StorageError, match="db cannot be read: disk I/O error"):
+        read()
 
 
 def test_rows_of_one_insert_are_all_there_or_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import resource
 import socket
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -285,6 +286,23 @@ def test_the_plots_are_taken_away_in_one_file(tmp_path: Path) -> None:
 def test_what_cannot_be_made_is_a_reason(tmp_path: Path) -> None:
     found = get(tmp_path, "/download/report.html")
     assert (found.status, "cannot be read" in found.json["error"]) == (503, True)
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_full_disk_under_what_is_made_for_a_visitor_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    """It was `Internal Server Error`, with a traceback in the log."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path) if begun else None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        found = get(tmp_path / "state", "/download/report.html")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found.status == 503
+    assert "make room" in found.json["error"]
 
 
 def test_no_number_breaks_the_json() -> None:
