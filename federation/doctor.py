@@ -236,6 +236,9 @@ def check_own_certificate(path: Path, now: dt.datetime, *, owner: str | None, re
         return failed("certificate", said, f"it should be of {owner}: {renewal}")
     if left <= dt.timedelta(0):
         return failed("certificate", said, f"it has ended: {renewal}")
+    if now < certificate.not_valid_before_utc:
+        begins = f"it begins on {certificate.not_valid_before_utc:%Y-%m-%d}"
+        return failed("certificate", said, f"{begins}: see this machine's clock (NTP); if it is right, {renewal}")
     return warned("certificate", said, renewal) if left.days < CERTIFICATE_DAYS_MIN else passed("certificate", said)
 
 

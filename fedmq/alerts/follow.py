@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 
-from coordinator.config.alerts import AlertsSection
+from coordinator.config.alerts import AlertKind, AlertsSection
 from federation.documents import read_json
 from federation.errors import FederationError, StorageError
 from federation.runtime.clock import SteadyClock, moved_s, stamp
 from federation.storage.folder import write_file
-from fedmq.alerts.rules import Surroundings, conditions
+from fedmq.alerts.rules import OF_RUN, Surroundings, conditions, of_surroundings
 from fedmq.alerts.sinks import Sink
 from fedmq.alerts.watch import Notice, Watch
 from fedmq.run_view import Snapshot
@@ -79,10 +79,17 @@ class Follower:
         """Look once, tell what is new, and try again what could not be delivered.
 
         Raises:
-            StorageError: There is no store, or it cannot be read.
+            StorageError: There is no store, or it cannot be read; what else is wrong was told.
         """
         now_s = self._clock.now()
-        told = list(self._watch.step(conditions(self.look(), self._around(time.time()), self.limits), now_s))
+        around, unreadable = self._around(time.time()), None
+        unseen: frozenset[AlertKind] = frozenset({"certificate"} if around.certificates_unknown else ())
+        try:
+            found = conditions(self.look(), around, self.limits)
+        except StorageError as error:
+            # What is told of the disk and of certificates does not depend on it, and the disk may be the reason.
+            found, unseen, unreadable = of_surroundings(around, self.limits), unseen | OF_RUN, error
+        told = list(self._watch.step(found, now_s, unseen))
         told = [notice.moved(self._clock.moved_s()) for notice in told]
         # Saved, then told: an alert that a crash cuts off comes from here again.
         self._pending.extend((name, self._row(notice)) for notice in told for name in self.sinks)
@@ -91,6 +98,8 @@ class Follower:
             self._save(now_s)
         if told or now_s >= self._again_s:
             self._deliver(now_s)
+        if unreadable is not None:
+            raise unreadable
         return told
 
     def run(self, stopped: threading.Event) -> None:
@@ -121,7 +130,11 @@ class Follower:
             free, total = disk.free, disk.total
         except OSError:
             free = total = 0
-        ends = {name: dt.datetime.fromisoformat(at) for name, at in self.certificates().items()}
+        ends, unknown = dict[str, dt.datetime](), ""
+        try:
+            ends = {name: dt.datetime.fromisoformat(at) for name, at in self.certificates().items()}
+        except (FederationError, OSError) as error:
+            unknown = str(error)
         today = dt.datetime.fromtimestamp(now_s, dt.UTC)
         return Surroundings(
             today=today,
@@ -130,6 +143,7 @@ class Follower:
             disk_free=free,
             disk_total=total,
             certificates=ends,
+            certificates_unknown=unknown,
         )
 
     def _deliver(self, now_s: float) -> None:

@@ -3,15 +3,21 @@
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from coordinator.config.alerts import AlertsSection
+from coordinator.config.alerts import AlertKind, AlertsSection
 from coordinator.engine.round import ENDINGS
 from coordinator.monitoring.why import span
 from federation.units import counted, human_bytes
 from fedmq.alerts.watch import Condition
 from fedmq.run_view import Snapshot
 
-__all__ = ["Surroundings", "conditions"]
+__all__ = ["OF_RUN", "Surroundings", "conditions", "of_surroundings"]
+
+OF_RUN: Final[frozenset[AlertKind]] = frozenset(
+    {"stopped", "nobody_online", "no_version", "node_silent", "accuracy_fell", "dropped"}
+)
+"""What only whoever reads the run can see."""
 
 DROPPED_QUIET_S = 3600.0
 """A broker that has dropped nothing for so long, in seconds, has done with it."""
@@ -31,6 +37,7 @@ class Surroundings:
         disk_free: Bytes that are free where the state folder is.
         disk_total: Bytes of that disk; 0: it cannot be read.
         certificates: When each valid name's newest certificate ends.
+        certificates_unknown: Why that cannot be read; empty: it can.
     """
 
     today: dt.datetime
@@ -39,6 +46,7 @@ class Surroundings:
     disk_free: int = 0
     disk_total: int = 0
     certificates: Mapping[str, dt.datetime] = field(default_factory=dict)
+    certificates_unknown: str = ""
 
 
 def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
@@ -49,10 +57,7 @@ def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> It
         around: What is not in the store.
         limits: From when on it is worth telling.
     """
-    if limits.disk_free and around.disk_total > 0 and around.disk_free < limits.disk_free * around.disk_total:
-        free = f"{human_bytes(around.disk_free)} of {human_bytes(around.disk_total)}"
-        yield Condition(kind="disk", text=f"the state folder's disk is nearly full: {free} are free")
-    yield from _certificates(around, limits)
+    yield from of_surroundings(around, limits)
     waiting = run.summary["waiting"]
     if waiting["reason"] in ENDINGS:
         return
@@ -64,6 +69,14 @@ def conditions(run: Snapshot, around: Surroundings, limits: AlertsSection) -> It
     # What was told is not over because nobody is there to see it.
     for one in _of_its_coordinator(run, around, limits):
         yield replace(one, begins=False)
+
+
+def of_surroundings(around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    """What is wrong whether or not the run can be read; the arguments are those of `conditions`."""
+    if limits.disk_free and around.disk_total > 0 and around.disk_free < limits.disk_free * around.disk_total:
+        free = f"{human_bytes(around.disk_free)} of {human_bytes(around.disk_total)}"
+        yield Condition(kind="disk", text=f"the state folder's disk is nearly full: {free} are free")
+    yield from _certificates(around, limits)
 
 
 def _of_its_coordinator(run: Snapshot, around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
@@ -114,9 +127,13 @@ def _worse(run: Snapshot, limits: AlertsSection) -> Iterator[Condition]:
 
 
 def _certificates(around: Surroundings, limits: AlertsSection) -> Iterator[Condition]:
+    if limits.certificate_days and around.certificates_unknown:
+        text = f"nobody can tell when certificates end: {around.certificates_unknown}"
+        yield Condition(kind="certificate", text=text)
     for name, ends in around.certificates.items():
         days = (ends - around.today).days
         if days < limits.certificate_days:
-            when = "has ended" if ends <= around.today else f"ends in {counted(days, 'day')}"
+            soon = f"ends in {counted(days, 'day')}" if days else "ends within a day"
+            when = "has ended" if ends <= around.today else soon
             text = f"the certificate of {name} {when}: coordinator renew"
             yield Condition(kind="certificate", subject=name, text=text)

@@ -1,6 +1,6 @@
 """From what is wrong now to what is told: once when it has lasted long enough, and once more when it is over; pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -92,16 +92,21 @@ class Watch:
 
     _records: dict[str, _Record] = field(default_factory=dict)
 
-    def step(self, found: Iterable[Condition], at_s: float) -> Iterator[Notice]:
+    def step(
+        self, found: Iterable[Condition], at_s: float, unseen: Container[AlertKind] = frozenset()
+    ) -> Iterator[Notice]:
         """Compare with what was known.
 
         Args:
             found: All that is wrong now.
             at_s: Now, in seconds since 1970.
+            unseen: Of these kinds nobody could look: what was known stays as it is.
         """
         now = {condition.key: condition for condition in found}
         for key, record in list(self._records.items()):
             condition = now.get(key)
+            if condition is None and record.kind in unseen:
+                continue
             if condition is None or condition.mark != record.mark:
                 del self._records[key]
                 if record.told:

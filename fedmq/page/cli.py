@@ -91,12 +91,20 @@ def serve(  # noqa: PLR0913 - one parameter per option of the command line
         local=local and not token,
         certificate="" if certificate is None else str(certificate.absolute()),
         key="" if key is None else str(key.absolute()),
-        fleet=str(config.absolute()) if config is not None and config.is_dir() else "",
+        **_fleet(config),
     )
     if alone or settings is None or config is None:
         _begin_anew(options)
     else:
         _serve_and_tell(options, settings, config, alerts=alerts)
+
+
+def _fleet(config: Path | None) -> dict[str, str]:
+    if config is None or not config.is_dir():
+        return {}
+    from coordinator.enrolment.folder import FleetFolder  # noqa: PLC0415 - the settings are read by now
+
+    return {"fleet": str(config.absolute()), "register": str(FleetFolder(config.absolute()).register)}
 
 
 def _settings(config: Path | None, home_assistant: str | None) -> "CoordinatorConfig | None":

@@ -1,5 +1,6 @@
 """The run's numbers for Prometheus; no metric has a label that nodes can invent, so there are as many as below."""
 
+import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,7 @@ class _Run(Collector):
             yield CounterMetricFamily(f"fedmq_{name}_bytes", f"Bytes {what}.", value=summary[f"bytes_{name}"])
         yield from self._updates()
         yield from self._evaluation()
+        yield self._certificates()
 
     def _waiting(self) -> Iterator[Metric]:
         """Who has ended waits for nothing, and a run that is over needs nobody; that it is over stays so."""
@@ -79,6 +81,17 @@ class _Run(Collector):
         for release, count in counts.items():
             nodes.add_metric([release], count)
         yield nodes
+
+    def _certificates(self) -> Metric:
+        """Of the first that ends: names of nodes are no labels."""
+        first = GaugeMetricFamily(
+            "fedmq_certificate_end_timestamp_seconds",
+            "When the first certificate of the federation ends or has ended, in seconds since 1970.",
+        )
+        ends = [dt.datetime.fromisoformat(at).timestamp() for at in self._summary["certificates"].values()]
+        if ends:
+            first.add_metric([], min(ends))
+        return first
 
     def _updates(self) -> Iterator[Metric]:
         updates = CounterMetricFamily("fedmq_updates", "Updates by what became of them.", labels=["status"])

@@ -21,6 +21,7 @@ class PageOptions:
         certificate: Certificate chain (PEM) for https, with ``key``; empty: no https.
         key: Its private key.
         fleet: The folder of ``coordinator init``, whose certificates are shown; empty: none.
+        register: The file in it that says what was issued: where it changes, ends are looked at again.
     """
 
     state: str
@@ -30,3 +31,4 @@ class PageOptions:
     certificate: str = ""
     key: str = ""
     fleet: str = ""
+    register: str = ""

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,16 +24,19 @@ from fedmq.page.access import Access
 from fedmq.page.errands import certificates_command
 from fedmq.page.options import STOPPING, PageOptions
 from fedmq.page.server import make_server
-from fedmq.run_view import RunView
+from fedmq.run_view import FoundCertificates, RunView
 
-__all__ = ["serve_page"]
+__all__ = ["Certificates", "serve_page"]
 
 NICENESS: Final = 5
 """Whoever looks waits for the coordinator, and not the other way round."""
 
 THREADS: Final = 4
+LOOK_S: Final = 10.0
+"""How often it is looked whether a certificate was issued or revoked, in seconds."""
+
 AGAIN_S: Final = 3600.0
-"""When the certificates of a federation are looked at again."""
+"""When the certificates of a federation are looked at again though none was, in seconds."""
 
 REQUEST_S: Final = 10.0
 """A connection on which no request arrives for so long is closed, in seconds: silent ones would keep others out."""
@@ -68,7 +72,7 @@ def serve_page(options: PageOptions) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     with suppress(OSError):
         os.nice(NICENESS)
-    view = RunView(Path(options.state), _Certificates(options.fleet).now)
+    view = RunView(Path(options.state), _certificates(options))
     # A large run takes a second to read: it is there when the first visitor comes.
     threading.Thread(target=_read_ahead, args=(view,), daemon=True).start()
     ending = asyncio.Event()
@@ -84,6 +88,14 @@ def serve_page(options: PageOptions) -> None:
         http=BoundedProtocol,
     )
     asyncio.run(_serve(_Server(config, ending), socket.socket(fileno=options.socket_fd)))
+
+
+def _certificates(options: PageOptions) -> Callable[[], FoundCertificates]:
+    if not options.fleet:
+        return FoundCertificates
+    found = Certificates(Path(options.fleet), Path(options.register))
+    threading.Thread(target=found.follow, daemon=True).start()
+    return found.now
 
 
 def _read_ahead(view: RunView) -> None:
@@ -109,24 +121,51 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Certificates:
-    """When each certificate ends: looked at now and then by a process of its own."""
+class Certificates:
+    """When each certificate ends: found by a process of its own, where the register has changed, and now and then.
 
-    def __init__(self, fleet: str) -> None:
-        self._ends: Mapping[str, str] = {}
-        if fleet:
-            threading.Thread(target=self._follow, args=(Path(fleet),), daemon=True).start()
+    Args:
+        fleet: The folder of ``coordinator init``.
+        register: The file in it that says what was issued.
+    """
 
-    def now(self) -> Mapping[str, str]:
+    def __init__(self, fleet: Path, register: Path) -> None:
+        self._fleet, self._register = fleet, register
+        self._found = FoundCertificates()
+        self._seen: tuple[int, int] | None = None
+        self._next_s = 0.0
+
+    def now(self) -> FoundCertificates:
         """As it was found last."""
-        return self._ends
+        return self._found
 
-    def _follow(self, fleet: Path) -> None:
+    def follow(self) -> None:
+        """Look for ever; for a thread."""
         while True:
-            found = subprocess.run(certificates_command(fleet), capture_output=True, check=False)
-            with suppress(ValueError):
-                self._ends = read_json(found.stdout)
-            time.sleep(AGAIN_S)
+            self.look(time.monotonic())
+            time.sleep(LOOK_S)
+
+    def look(self, now_s: float) -> None:
+        """Find it again, where that is due; ``now_s`` is in monotonic seconds."""
+        seen = self._mark()
+        if seen == self._seen and now_s < self._next_s:
+            return
+        self._seen, self._next_s = seen, now_s + AGAIN_S
+        try:
+            found = subprocess.run(certificates_command(self._fleet), capture_output=True, check=True)
+            self._found = FoundCertificates(ends=read_json(found.stdout))
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines() or ["it ended without a word"]
+            self._found = replace(self._found, unknown=said[-1])
+        except (OSError, ValueError) as error:
+            self._found = replace(self._found, unknown=str(error))
+
+    def _mark(self) -> tuple[int, int] | None:
+        try:
+            found = self._register.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
 
 
 def main() -> None:

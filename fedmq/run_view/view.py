@@ -36,7 +36,7 @@ from federation.errors import StorageError
 from federation.storage.folder import lock_holder
 from fedmq.run_view.rows import Rows
 
-__all__ = ["NODE_COLUMNS", "PAUSE_S", "RunView", "Snapshot"]
+__all__ = ["NODE_COLUMNS", "PAUSE_S", "FoundCertificates", "RunView", "Snapshot"]
 
 PAUSE_S = 1.0
 """The folder is looked at this often at most, in seconds, however many look at the page."""
@@ -84,15 +84,28 @@ class Snapshot:
     news: Sequence[News] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundCertificates:
+    """The certificates of a federation.
+
+    Attributes:
+        ends: When each ends, ISO 8601, by name: as far as it is known.
+        unknown: Why it is not known now; empty: it is.
+    """
+
+    ends: Mapping[str, str] = field(default_factory=dict)
+    unknown: str = ""
+
+
 class RunView:
     """One state folder; any thread may ask.
 
     Args:
         folder: The state folder.
-        certificates: When each certificate of the federation ends, ISO 8601, by name.
+        certificates: What is known of the federation's certificates.
     """
 
-    def __init__(self, folder: Path, certificates: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, folder: Path, certificates: Callable[[], FoundCertificates] = FoundCertificates) -> None:
         self.folder = folder
         self._certificates = certificates
         self._lock = Lock()
@@ -158,8 +171,9 @@ class RunView:
         files = (PRESENCE, DATABASE, f"{DATABASE}-wal", STATUS)
         # A database elsewhere tells of no change: it is looked at each time.
         elsewhere = [object()] if (self.folder / NOTE).exists() else []
-        holder, certificates = lock_holder(self.folder), sorted(self._certificates().items())
-        return (*map(self._file, files), holder, *certificates, *elsewhere)
+        found = self._certificates()
+        certificates = (*sorted(found.ends.items()), found.unknown)
+        return (*map(self._file, files), lock_holder(self.folder), *certificates, *elsewhere)
 
     def _file(self, name: str) -> tuple[int, int] | None:
         try:
@@ -196,11 +210,13 @@ class RunView:
             "remedies": list(refusal_lines(incidents)),
             "notes": list(self._notes(store)),
             "sites": self._sites(),
-            "certificates": dict(sorted(self._certificates().items(), key=lambda one: one[1])[:REPORTED_MAX]),
+            "certificates": dict(sorted(self._certificates().ends.items(), key=lambda one: one[1])[:REPORTED_MAX]),
         }
 
     def _notes(self, store: ReadOnlyStore) -> Iterator[str]:
         """What a person should know beside the numbers, in the words of ``coordinator status``."""
+        if unknown := self._certificates().unknown:
+            yield f"nobody can tell when certificates end: {unknown}"
         yield from _privacy(store)
         helpers = read_helpers(self.folder)
         if helpers:

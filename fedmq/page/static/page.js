@@ -94,15 +94,25 @@ function showFigures(summary) {
   by("model-best-place").hidden = !summary.best;
 }
 
+function whenEnds(days) {
+  if (days < -1) return `ended ${several(-days - 1, "day")} ago`;
+  return days < 0 ? "has ended" : days ? `ends in ${several(days, "day")}` : "ends within a day";
+}
+
 function showCertificates(ends) {
   const rows = ends.map(([name, at]) => ({ name, days: Math.floor((Date.parse(at) - Date.now() - view.skew_ms) / DAY_MS) }));
   const soon = rows.filter((one) => one.days < SOON_DAYS);
   by("certificates-section").hidden = !rows.length;
   items("certificates", rows.slice(0, SHOWN_MAX).map(({ name, days }) => ({
-    text: days < 0 ? `${name}: ended ${several(-days, "day")} ago` : `${name}: ends in ${several(days, "day")}`, mark: days < SOON_DAYS ? "soon" : "",
+    text: `${name}: ${whenEnds(days)}`, mark: days < SOON_DAYS ? "soon" : "",
   })));
   by("warnings").hidden = !soon.length;
-  items("warnings", soon.length ? [`${several(soon.length, "certificate")} ${soon.length === 1 ? "ends" : "end"} within ${SOON_DAYS} days, ${soon[0].name} first: coordinator renew`] : []);
+  const ended = soon.filter((one) => one.days < 0).length;
+  const coming = soon.length - ended;
+  items("warnings", [
+    ended && `${several(ended, "certificate")} ${ended === 1 ? "has" : "have"} ended, of ${soon[0].name}${ended > 1 ? " first" : ""}: coordinator renew`,
+    coming && `${several(coming, "certificate")} ${coming === 1 ? "ends" : "end"} within ${SOON_DAYS} days, of ${soon[ended].name}${coming > 1 ? " first" : ""}: coordinator renew`,
+  ].filter(Boolean));
 }
 
 // One after the other: what changes while a refresh is under way is fetched by the next.

@@ -180,6 +180,8 @@ def test_a_certificate_is_another_nodes_old_or_damaged(tmp_path: Path) -> None:
     path.write_text(made.certificate_pem)
     for days, verdict in ((0, PASS), (20, WARN), (40, FAIL)):
         assert check_certificate(path, "pi-3", now + dt.timedelta(days=days)).verdict is verdict
+    early = check_certificate(path, "pi-3", now - dt.timedelta(days=3))
+    assert (early.verdict, "see this machine's clock" in early.remedy) == (FAIL, True)
     assert "pi-4" in check_certificate(path, "pi-4", now).remedy
     path.write_text("damaged")
     assert check_certificate(path, "pi-3", now).verdict is FAIL

@@ -1,6 +1,7 @@
 """A run is followed: what is told where, what is tried again, and what a restart remembers."""
 
 import contextlib
+import datetime as dt
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import ConfigError, StorageError
 from fedmq.alerts.follow import AGAIN_S, FILE, SAVED_S, Follower
 from fedmq.alerts.sinks import NotDelivered, Sink, make_sinks
-from fedmq.run_view import RunView
+from fedmq.run_view import RunView, Snapshot
 from tests.rigs.model_values import initialised
 from tests.rigs.status_values import snapshot, status_file
 
@@ -326,3 +328,52 @@ def test_a_way_that_is_set_up_wrongly_costs_itself(folder: Path) -> None:
     passed()
     one.once()
     assert [told["kind"] for told in got] == ["stopped"]
+
+
+def test_a_register_that_cannot_be_read_ends_no_alerts_and_is_one(folder: Path) -> None:
+    """It ended all of them: the process of `coordinator alerts`, and in the page's the thread, without a word."""
+    got: list[Mapping[str, object]] = []
+    ends = {"edge-01": dt.datetime.now(dt.UTC) + dt.timedelta(days=3)}
+    broken = False
+
+    def certificates() -> Mapping[str, str]:
+        if broken:
+            raise ConfigError("register.json", "is damaged")
+        return {name: at.isoformat() for name, at in ends.items()}
+
+    off = {"stopped_s": 0, "disk_free": 0}
+    one = replace(follower(folder, {"list": got.append}, AlertsSection(**off)), certificates=certificates)
+    for step in ("soon", "soon", "broken", "broken", "whole", "renewed", "renewed"):
+        broken = step == "broken"
+        if step == "renewed":
+            ends["edge-01"] = dt.datetime.now(dt.UTC) + dt.timedelta(days=300)
+        one.once()
+    assert [(told["subject"], told["over"], str(told["text"])[:52]) for told in got] == [
+        ("edge-01", False, "the certificate of edge-01 ends in 2 days: coordinat"),
+        ("", False, "nobody can tell when certificates end: register.json"),
+        ("", True, "over: nobody can tell when certificates end: registe"),
+        ("edge-01", True, "over: the certificate of edge-01 ends in 2 days: coo"),
+    ], "once, and once more when it was renewed"
+
+
+def test_the_disk_is_told_of_where_it_keeps_the_run_from_being_read(folder: Path) -> None:
+    """Nothing was told while the store could not be read, of which a full disk is a reason."""
+    got: list[Mapping[str, object]] = []
+    one = follower(folder, {"list": got.append}, AlertsSection(stopped_s=0, disk_free=0.999999))
+    one.once()
+    readable = one.look
+
+    def unreadable() -> Snapshot:
+        raise StorageError("disk I/O error")
+
+    one.look, one.limits = unreadable, AlertsSection(stopped_s=0.001, disk_free=0.999999)
+    with pytest.raises(StorageError, match="I/O"):
+        one.once()
+    one.look = readable
+    one.once()
+    passed()
+    one.once()
+    one.look = unreadable
+    with pytest.raises(StorageError, match="I/O"):
+        one.once()
+    assert [(told["kind"], told["over"]) for told in got] == [("disk", False), ("stopped", False)]

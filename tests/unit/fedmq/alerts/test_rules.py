@@ -93,7 +93,10 @@ def test_disk_and_certificates_matter_whether_or_not_the_run_is_over() -> None:
     over = run(running=False, reason="finished")
     assert kinds(over, around) == {"disk", "certificate edge-01", "certificate ca"}
     assert "ends in 29 days" in found(over, around)["certificate edge-01"].text
-    assert "has ended" in found(over, around)["certificate ca"].text
+    assert "of ca has ended" in found(over, around)["certificate ca"].text
+    around = replace(around, certificates={"ca": TODAY + dt.timedelta(hours=5)}, certificates_unknown="no register")
+    assert "of ca ends within a day" in found(over, around)["certificate ca"].text
+    assert found(over, around)["certificate"].text == "nobody can tell when certificates end: no register"
     assert kinds(over, around, AlertsSection(disk_free=0, certificate_days=0)) == set()
 
 

@@ -1,6 +1,8 @@
 """Connections of the page: those that say nothing do not keep others out."""
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -59,3 +61,33 @@ def test_a_stream_goes_on_and_the_silence_after_it_is_bounded(monkeypatch: pytes
     monkeypatch.setattr(process, "REQUEST_S", 0.01)
     answer = asyncio.run(said(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"G"))
     assert answer.endswith(b"\r\n\r\nok")
+
+
+def test_certificates_are_looked_at_again_where_one_was_issued_and_what_cannot_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For an hour after a renewal the page said that it ends soon; of a register that is damaged it said nothing."""
+    register = tmp_path / "issued.json"
+    monkeypatch.setattr(process, "certificates_command", lambda fleet: ["cat", str(fleet / "issued.json")])
+    found = process.Certificates(tmp_path, register)
+
+    def looked_at(content: str | None, now_s: float) -> tuple[dict[str, str], str]:
+        if content is not None:
+            register.write_text(content)
+        found.look(now_s)
+        return dict(found.now().ends), found.now().unknown
+
+    soon, later = {"broker": "2027-01-01"}, {"broker": "2028-11-11T00"}
+    assert looked_at(json.dumps(soon), 1.0) == (soon, "")
+    assert looked_at(json.dumps(later), 2.0) == (later, "")
+    ends, unknown = looked_at("damaged", 3.0)
+    assert (ends, bool(unknown)) == (later, True)
+    register.unlink()
+    ends, unknown = looked_at(None, 4.0)
+    assert (ends, "No such file" in unknown) == (later, True)
+    register.write_text(json.dumps(soon))
+    monkeypatch.setattr(process, "certificates_command", lambda fleet: [str(fleet / "no program")])
+    assert looked_at(None, 5.0)[0] == later
+    monkeypatch.setattr(process, "certificates_command", lambda fleet: ["cat", str(fleet / "issued.json")])
+    assert looked_at(None, 6.0)[0] == later, "nothing has changed"
+    assert looked_at(None, 6.0 + process.AGAIN_S) == (soon, "")

@@ -29,7 +29,7 @@ from fedmq.page.access import Access
 from fedmq.page.cli import _tell, serve
 from fedmq.page.metrics import exposition
 from fedmq.page.server import STATIC, make_server
-from fedmq.run_view import RunView, encoded
+from fedmq.run_view import FoundCertificates, RunView, encoded
 from tests.rigs.model_values import arrived, committer, initialised, update
 
 TOKEN = "right"  # noqa: S105 - no secret
@@ -164,6 +164,15 @@ def test_no_node_makes_a_series_of_its_own_by_the_release_that_it_tells(store: S
         assert lines == [
             f'fedmq_nodes_by_release{{release="{kind}"}} {factor * count}' for kind, count in counts.items()
         ]
+
+
+@pytest.mark.usefixtures("store")
+def test_the_first_certificate_that_ends_is_told_and_why_it_is_not_known(tmp_path: Path) -> None:
+    known = FoundCertificates(ends={"b": "2027-01-02T00:00:00+00:00", "a": "2027-01-01T00:00:00+00:00"}, unknown="lost")
+    seen = RunView(tmp_path / "state", lambda: known).now()
+    assert "fedmq_certificate_end_timestamp_seconds 1.7987616e+09\n" in exposition(seen).decode()
+    assert seen.summary["notes"][0] == "nobody can tell when certificates end: lost"
+    assert "fedmq_certificate_end_timestamp_seconds 1" not in exposition(RunView(tmp_path / "state").now()).decode()
 
 
 @pytest.mark.usefixtures("store")
