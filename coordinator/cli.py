@@ -1,7 +1,9 @@
 """The ``coordinator`` command: options, messages for people, and exit codes."""
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -239,7 +241,14 @@ def why(*, config: ConfigOption = None, state: StateOption = None, as_json: Json
         return
     sites = site_lines(seen.sites, seen.gateways_here, waiting.known_s)
     said = (explain(waiting), *helper_lines(folder), *sites, privacy_line(spent), nodes_line(noised))
-    typer.echo("\n".join(filter(None, said)))
+    typer.echo("\n".join(map(_wrapped, filter(None, said))))
+
+
+def _wrapped(sentence: str) -> str:
+    """Within a terminal's width, words whole; a program gets one line."""
+    if not sys.stdout.isatty():
+        return sentence
+    return textwrap.fill(sentence, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
 
 
 def privacy(*, config: ConfigOption = None, state: StateOption = None, as_json: JsonOption = False) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +38,17 @@ from federation.errors import StorageError
 from federation.protocol.messages import ReceiptStatus
 from federation.units import human_bytes, human_metric, human_traffic, tally
 
-__all__ = ["curve_table", "fitted_screen", "full_screen", "make_console", "node_cells", "node_table", "sealed_lines"]
+__all__ = [
+    "Names",
+    "curve_table",
+    "first_line",
+    "fitted_screen",
+    "full_screen",
+    "make_console",
+    "node_cells",
+    "node_table",
+    "sealed_lines",
+]
 
 NODES_SHOWN = 100
 """Nodes of a large fleet in the table, those first to which something happened; ``--nodes`` and ``--json`` have all."""
@@ -47,11 +59,17 @@ VERSIONS_SHOWN = 12
 INCIDENTS_SHOWN = 12
 """Senders with the most refused messages in the table; ``--json`` has all."""
 
+WIDE = 80
+"""Columns from which on a version's row is shown whole."""
+
 TABLE_LINES = 4
 """Lines of a table beside its rows: title, heads, rule, and the empty line before it."""
 
 VERSIONS_SHARE = 4
 """One of so many rows is a version's, however many nodes there are."""
+
+HEAD_LINES_MIN = 3
+"""Lines of what is read first that are shown however small the screen is."""
 
 ROWS_MIN = 3
 """Rows of a table that are shown however small the screen is."""
@@ -66,8 +84,8 @@ SELDOM = ("stale", "refused", "waiting")
 """Counts that are 0 for all nodes while nothing goes wrong."""
 
 
-def full_screen(folder: Path) -> Group:
-    """All of it, for a screen that scrolls."""
+def full_screen(folder: Path, width: int = WIDE) -> Group:
+    """All of it, for a screen of so many columns that scrolls."""
     versions, nodes = read_rows(folder)
     incidents = read_incidents(folder)
     return Group(
@@ -75,7 +93,7 @@ def full_screen(folder: Path) -> Group:
         "",
         node_table(nodes, NODES_SHOWN if len(nodes) > NODES_SHOWN else None),
         "",
-        _version_table(versions, VERSIONS_SHOWN),
+        _version_table(versions, VERSIONS_SHOWN, narrow=width < WIDE),
         *(("", _incident_table(incidents)) if incidents else ()),
         *(Text(line, style="dim") for line in refusal_lines(incidents)),
         _counts(read_counters(folder)),
@@ -87,12 +105,26 @@ def full_screen(folder: Path) -> Group:
 def fitted_screen(folder: Path, console: Console) -> Group:
     """What matters most, within the console's height: what is waited for, then nodes, then the newest versions."""
     versions, nodes = read_rows(folder)
-    head = Group(*_head(folder, versions))
-    taken = len(console.render_lines(head, pad=False)) + 2 * TABLE_LINES
-    rows = max(2 * ROWS_MIN, console.height - taken)
+    lines = _lines(_head(folder, versions), console, max(HEAD_LINES_MIN, console.height - 2 * (TABLE_LINES + ROWS_MIN)))
+    head = Group(*lines)
+    rows = max(2 * ROWS_MIN, console.height - len(lines) - 2 * TABLE_LINES)
     shown = max(ROWS_MIN, min(len(nodes), rows - max(ROWS_MIN, rows // VERSIONS_SHARE)))
     newest = max(ROWS_MIN, min(rows - min(shown, len(nodes)), VERSIONS_SHOWN))
-    return Group(head, "", node_table(nodes, shown), "", _version_table(versions, newest))
+    return Group(head, "", node_table(nodes, shown), "", _version_table(versions, newest, narrow=console.width < WIDE))
+
+
+def _lines(texts: Iterator[Text], console: Console, most: int) -> list[Text]:
+    """So many lines of a screen at most: long names and reasons must not push what is watched out of it."""
+    lines = [line for text in texts for line in text.wrap(console, console.width)]
+    if len(lines) <= most:
+        return lines
+    left_out = len(lines) - most + 1
+    return [*lines[: most - 1], Text(f"… {left_out} more lines: coordinator why", style="dim", no_wrap=True)]
+
+
+def first_line(folder: Path) -> Text:
+    """What is waited for."""
+    return next(_head(folder, []))
 
 
 def make_console() -> Console:
@@ -187,19 +219,41 @@ def node_table(nodes: list[Participation], rows: int | None = None, here: Mappin
         table.add_column("now", no_wrap=True)
     table.add_column("what happened")
     cells = [(row[0], *(row[place] for place in shown), *row[len(FIGURES) + 1 :]) for row in cells]
+    names: list[tuple[str, ...]] = [(row[0],) for row in cells]
     if rows is not None and cells:
         # Each has one line, so that a column can be one cell: laying out a thousand takes longer than all the rest.
-        cells = [tuple(map("\n".join, zip(*cells, strict=True)))]
-    for name, *figures, happened in cells:
+        names, cells = [tuple(row[0] for row in cells)], [tuple(map("\n".join, zip(*cells, strict=True)))]
+    for named, (_, *figures, happened) in zip(names, cells, strict=True):
         # What gives way where the screen is narrow: a number without its unit is none. Of one that is watched only the
         # first line.
-        table.add_row(_cut(name), *figures, Text(happened, no_wrap=rows is not None, overflow="ellipsis"))
+        told = Text(happened, no_wrap=rows is not None, overflow="ellipsis")
+        table.add_row(Names(*named), *figures, told)
     return table
 
 
-def _cut(name: str) -> Text:
-    """A name that ends where its column does."""
-    return Text(name, no_wrap=True, overflow="ellipsis")
+class Names:
+    """Names in a column, one a line; of what has no room the middle is left out, as many begin alike."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        """As wide as the longest of them, where there is room."""
+        longest = max(map(cell_len, self._names), default=0)
+        return Measurement(min(1, longest), longest).with_maximum(options.max_width)
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """Each on a line of its own."""
+        yield Text("\n".join(_shortened(name, options.max_width) for name in self._names), no_wrap=True)
+
+
+def _shortened(name: str, cells: int) -> str:
+    if cell_len(name) <= cells:
+        return name
+    kept = max(0, cells - 1)
+    end = kept // 2
+    last = name[::-1]
+    return f"{set_cell_size(name, kept - end)}…{set_cell_size(last, end)[::-1]}"
 
 
 def _any_of(cells: Sequence[tuple[str, ...]], place: int) -> bool:
@@ -250,28 +304,33 @@ def _happened(node: Participation) -> str:
     return f"{said} ({summary})" if said and summary else said + summary
 
 
-def _version_table(rows: list[VersionRow], newest: int) -> Table:
-    """The newest versions; a task without an accuracy is shown by its loss, or by the first metric that it has."""
+def _version_table(rows: list[VersionRow], newest: int, *, narrow: bool = False) -> Table:
+    """The newest versions; a task without an accuracy is shown by its loss, or by the first metric that it has.
+
+    What is 0 in all of them, and why they were made, has no room on a narrow screen: a number without its unit is none.
+    """
     shown = rows[-newest:]
     table = _table(f"versions ({len(rows)}, the newest {len(shown)})")
     names = {name for row in shown for name in row.metrics}
     metric = next((name for name in ("accuracy", "loss", *sorted(names)) if name in names), "accuracy")
-    for title in ("version", metric, "applied", "stale", "refused", "s", "up", "down"):
+    counts = {"applied": [row.record.accepted for row in shown], "stale": [row.stale for row in shown]}
+    counts |= {"refused": [row.refused for row in shown]}
+    titles = [title for title in counts if not narrow or title not in SELDOM or any(counts[title])]
+    for title in ("version", metric, *titles, "s", "up", "down"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("why then")
-    for row in shown:
+    if not narrow:
+        table.add_column("why then")
+    for place, row in enumerate(shown):
         value = row.metrics.get(metric)
         table.add_row(
             str(row.record.version),
             "" if value is None else human_metric(metric, value),
-            str(row.record.accepted),
-            str(row.stale),
-            str(row.refused),
+            *(str(counts[title][place]) for title in titles),
             f"{row.figures.wall_s:.2f}",
             human_traffic(row.figures.bytes_up),
             human_traffic(row.figures.bytes_down),
-            # The only cell that gives way where the screen is narrow: a number without its unit is none.
-            Text(MADE.get(row.reason, row.reason), no_wrap=True, overflow="ellipsis"),
+            # The only cell that gives way where the screen is not quite wide enough.
+            *(() if narrow else [Text(MADE.get(row.reason, row.reason), no_wrap=True, overflow="ellipsis")]),
         )
     return table
 
@@ -290,7 +349,7 @@ def curve_table(points: list[CurvePoint]) -> Table:
     for place in filled:
         table.add_column(heads[place], justify="right", no_wrap=True)
     for node, row in rows.items():
-        table.add_row(_cut(node), *(row[place] for place in filled))
+        table.add_row(Names(node), *(row[place] for place in filled))
     return table
 
 
@@ -320,7 +379,7 @@ def _incident_table(incidents: Mapping[str, Mapping[str, int]]) -> Table:
     table.add_column("from")
     table.add_column("what, and how often")
     for sender, kinds in sorted(incidents.items(), key=lambda one: -sum(one[1].values()))[:INCIDENTS_SHOWN]:
-        table.add_row(_cut(sender), ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
+        table.add_row(Names(sender), ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items())))
     return table
 
 

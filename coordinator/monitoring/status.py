@@ -89,7 +89,13 @@ def show_status(folder: Path, *, as_json: bool = False, more: Mapping[str, objec
     else:
         from coordinator.monitoring import screen  # noqa: PLC0415 - what draws it, a script does not need
 
-        screen.make_console().print(screen.full_screen(folder))
+        console = screen.make_console()
+        shown = screen.full_screen(folder, console.width)
+        console.print(shown)
+        if console.is_terminal and len(console.render_lines(shown, pad=False)) >= console.height:
+            # What a person should read first has left the screen by now.
+            console.print()
+            console.print(screen.first_line(folder), no_wrap=True, overflow="ellipsis")
 
 
 def read_nodes(folder: Path) -> dict[str, object]:

@@ -4,12 +4,13 @@ import io
 from dataclasses import replace
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from coordinator.monitoring.presence import Seen
-from coordinator.monitoring.screen import _version_table, curve_table, node_cells, node_table
+from coordinator.monitoring.screen import Names, _version_table, curve_table, node_cells, node_table
 from coordinator.records import Attended, VersionRecord
 from coordinator.storage.store import CurveKind, CurvePoint, Figures, Participation, VersionRow
 from federation.protocol.messages import Presence, Reason, ReceiptStatus
@@ -128,3 +129,32 @@ def test_the_longest_names_leave_the_figures_whole_on_eighty_columns() -> None:
         assert head.split() == ["node", "applied", "stale", "lag", "payload", "pulled", "what", "happened"]
         assert all(" KiB " in line or " B " in line for line in shown)
         assert all(len(line) <= 80 and "…" in line for line in shown)
+
+
+def test_names_that_begin_alike_are_told_apart_where_there_is_no_room_for_all_of_them() -> None:
+    """Twelve rows of `press-shop-hall-…` were one name."""
+    nodes = [replace(took_part(2), node=NodeId(f"press-shop-hall-3-line-7-gateway-{number:03d}")) for number in (1, 2)]
+    for rows in (None, 1, 2):
+        shown = [line for line in lines(node_table(nodes, rows), 80) if line.startswith("press")]
+        assert [line.split()[0][-6:] for line in shown] == ["ay-001", "ay-002"][:rows]
+        assert all("…" in line.split()[0] and len(line) <= 80 for line in shown)
+
+
+def test_a_name_in_wide_letters_ends_where_its_column_does() -> None:
+    text = io.StringIO()
+    Console(file=text, width=10).print(Names("プレス工場のゲートウェイ一号機", "short", ""))
+    first, second, *_ = text.getvalue().splitlines()
+    assert cell_len(first) <= 10
+    assert (first[:2], first.rstrip()[-2:], first.count("…")) == ("プレ", "号機", 1)
+    assert second.strip() == "short"
+
+
+def test_a_screen_of_sixty_columns_has_a_versions_numbers_with_their_units() -> None:
+    """`476.8 …` was no number, beside columns of zeros."""
+    record = VersionRecord(version=ModelVersion(12), digest=ZERO, previous=ZERO, manifest_digest=ZERO, accepted=8)
+    figures = Figures(wall_s=5.76, bytes_up=531_788_000, bytes_down=137_728)
+    row = VersionRow(record=record, reason="nobody_left", figures=figures, metrics={"accuracy": 0.9443})
+    heads, _, line = lines(_version_table([row], 1, narrow=True), 60)[1:4]
+    assert heads.split() == ["version", "accuracy", "applied", "s", "up", "down"]
+    assert line.split() == ["12", "94.43%", "8", "5.76", "507.2", "MiB", "134.5", "KiB"]
+    assert "refused" in lines(_version_table([replace(row, refused=1)], 1, narrow=True), 60)[1]

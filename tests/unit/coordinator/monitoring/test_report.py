@@ -207,6 +207,38 @@ def test_what_is_watched_fits_the_screen_and_begins_with_what_is_waited_for(
     assert any(line.startswith("versions (2") for line in text)
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 20), (200, 50)])
+def test_long_names_and_reasons_leave_room_for_nodes_and_versions(
+    store: CoordinatorStore, tmp_path: Path, width: int, height: int
+) -> None:
+    """The sentence alone was longer than the screen, and no node and no version was on it."""
+    names = [f"press-shop-hall-{number}-{'x' * 40}" for number in range(9)]
+    found = snapshot("assignments", *names[:5])
+    failing = {name: f"train() raised ValueError: shapes of {name} do not match" for name in names}
+    found["waiting_for"] |= {"gone": names, "failing": failing, "failed": 9}
+    del store
+    status_file(tmp_path / "store", lambda: found).write()
+    console = Console(width=width, height=height, file=io.StringIO(), force_terminal=False)
+    lines = console.render_lines(screen.fitted_screen(tmp_path / "store", console), pad=False)
+    text = ["".join(segment.text for segment in line) for line in lines]
+    assert len(text) <= height
+    assert sum(line.startswith(("nodes (", "versions (")) for line in text) == 2
+    assert width == 200 or any("more lines: coordinator why" in line for line in text)
+
+
+def test_what_has_scrolled_away_is_said_once_more_at_the_end(
+    store: CoordinatorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del store
+    status_file(tmp_path / "store", lambda: snapshot("nodes_min", online=1)).write()
+    for height, times in ((5, 2), (100, 1)):
+        console = Console(width=300, height=height, file=io.StringIO(), force_terminal=True, color_system=None)
+        monkeypatch.setattr(screen, "make_console", lambda made=console: made)
+        status.show_status(tmp_path / "store")
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().count("waiting for more nodes to come online") == times
+
+
 def test_the_exported_model_has_the_tasks_names_shapes_and_types(store: CoordinatorStore, tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     assert export_model(tmp_path / "store", out) == 1
