@@ -301,12 +301,14 @@ class AnswerEvaluation:
 class LiftSite:
     """Have the next process count its epochs from above this one, and its rounds from this one.
 
-    ``lifts`` is how many followed each other soon, this one too. Answers `SiteLifted` or `StorageFailed`.
+    ``lifts`` is how many followed each other soon, this one too. Where it ``forgets_order`` the next process waits for
+    the federation above to ask. Answers `SiteLifted` or `StorageFailed`.
     """
 
     epoch: Epoch
     next_round: RoundId
     lifts: int
+    forgets_order: bool = False
 
 
 KeptEffect = SaveOrder | FreezeSum | BindSum | SettleSum | ThawSum | NameSum | ForgetUpdate | LiftSite

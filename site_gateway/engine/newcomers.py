@@ -4,6 +4,9 @@ A node obeys the highest epoch and start that it has heard of a run (PROTOCOL.md
 count theirs apart. A coordinator that hears of a higher pair stands still, since somebody else may lead its run. A
 gateway need not: its versions come from above, and what counts twice is found there. It takes an epoch, and a first
 round, above all that the node has heard, and starts again (docs/adr/0077).
+
+The same is heard where this state is an older copy. So an order that only its disk knows is not worked for any more:
+its sum may have its verdict, and another sum of that name would be told it.
 """
 
 from typing import cast
@@ -62,9 +65,20 @@ class Newcomers(Behind):
 
     def born(self, node: NodeId, node_state: NodeState) -> None:
         """A node says who it is, and what it has seen."""
+        if node_state.seen is not None:
+            self._compare(node_state.seen)
         if node_state.seen is not None and not self._lift_above(node_state.seen):
             self._state.count("claims_absurd")
             self._state.note("claim_not_believed", node=node, epoch=node_state.seen.epoch, round=node_state.seen.round)
+
+    def _compare(self, seen: SeenRun) -> None:
+        """A version that this site has never told of: the node has come from elsewhere, or this state is an old copy.
+
+        What tells the two apart only the federation above knows.
+        """
+        state = self._state
+        if seen.run == state.run and seen.version is not None and 0 < seen.version - state.newest <= LIFT_MAX:
+            site_of(state).doubt()
 
     def proved(self, node: NodeId, proved: tuple[SeenRun, ...]) -> None:
         """A node shows what our own key has signed."""
@@ -81,7 +95,9 @@ class Newcomers(Behind):
         self.due = state.now + LIFT_PAUSE_S  # where the disk fails it is tried again
         if not state.paused:
             lifts = 1 if state.now - self._began_s >= LIFT_CALM_S else self._lifts + 1
-            state.emit(cast("Effect", LiftSite(epoch=self._pair[0], next_round=self._round, lifts=lifts)))
+            doubted = site_of(state).doubted
+            lift = LiftSite(epoch=self._pair[0], next_round=self._round, lifts=lifts, forgets_order=doubted)
+            state.emit(cast("Effect", lift))
 
     def _lift_above(self, seen: SeenRun) -> bool:
         """Whether this can be true."""
@@ -90,6 +106,7 @@ class Newcomers(Behind):
             return True
         if seen.epoch > state.epoch + LIFT_MAX or first_free > state.next_round + LIFT_MAX:
             return False
+        site_of(state).doubt()
         self._pair = max(self._pair, (seen.epoch, seen.start))
         self._round = max(self._round, first_free, state.next_round)
         if self.due is None:

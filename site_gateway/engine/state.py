@@ -59,6 +59,8 @@ class SiteState(MachineState):
         over: The run above has made its last version.
         frozen: Sums without a verdict.
         away: Nobody above can be reached.
+        doubted: The order is of a former process, nobody above has said it to this one, and nodes know more than this
+            state: it may be an older copy, and the order's sum may have its verdict.
         members_max: Nodes of one sum, at most, and where the site goes on while it is away; 0: it does not go on.
         aside: Updates of earlier passes over the same order: they are in its sum, and their nodes may train again.
         handed: Updates in sums that wait above for their verdict while there is a newer order: their nodes may train
@@ -70,6 +72,8 @@ class SiteState(MachineState):
 
     over = False
     away = False
+    doubted = False
+    _is_told = False
     members_max = 0
     passes = 0
 
@@ -94,6 +98,7 @@ class SiteState(MachineState):
         """This is asked for now, whatever was before."""
         self.saved = self.saved and self.order is not None and self.order.announcement == order.announcement
         self.order, self.done, self.over, self.passes = order, False, False, 0
+        self._is_told, self.doubted = True, False
 
     def keep_order(self, order: Order) -> None:
         """An order is on disk."""
@@ -113,7 +118,16 @@ class SiteState(MachineState):
 
     def end_run(self) -> None:
         """Nothing follows above."""
-        self.over = True
+        self.over, self._is_told, self.doubted = True, True, False
+
+    def doubt(self) -> None:
+        """Nodes know more than this state: an order that nobody has said to this process is not worked for.
+
+        Another sum of its name would be told the verdict that the first one had.
+        """
+        if not (self._is_told or self.doubted or self.order is None):
+            self.doubted = True
+            self.note("order_doubted", round=self.order.round, version=self.order.version)
 
     def know(self, version: ModelVersion | None) -> None:
         """There is such a version above: nodes that were told of it are no sign of a later coordinator here."""

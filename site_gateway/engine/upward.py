@@ -89,7 +89,7 @@ class Upward(MaskedSums):
     def gathers(self) -> bool:
         """Whether nodes may be asked now."""
         site, order = self._site, self._site.order
-        if order is None or site.done or not site.saved or not self._asked or self._busy:
+        if order is None or site.done or site.doubted or not site.saved or not self._asked or self._busy:
             return False
         return site.head.version == order.version
 

@@ -167,8 +167,8 @@ class SiteExecutor(CoordinatorExecutor):
                 return SumThawed(update=update, gone=self._site.thaw_sum(update, counted), counted=counted)
             case NameSum(made=made):
                 return SumNamed(made=made, claims=self.claims(made))
-            case LiftSite(epoch=epoch, next_round=next_round, lifts=lifts):
-                self._site.lift(epoch, next_round, lifts)
+            case LiftSite(epoch=epoch, next_round=next_round, lifts=lifts, forgets_order=forgets):
+                self._site.lift(epoch, next_round, lifts, forgets_order=forgets)
                 return SiteLifted()
             case _:
                 raise TypeError(f"{type(effect).__name__} is carried out by the gateway itself")

@@ -226,8 +226,10 @@ class SiteStore(SqliteStore):
             forget(self._database, update)
         self._outdate(partial(self._blobs.delete, payload_file(update)))
 
-    def lift(self, epoch: Epoch, next_round: RoundId, lifts: int) -> None:
+    def lift(self, epoch: Epoch, next_round: RoundId, lifts: int, *, forgets_order: bool = False) -> None:
         """Have the next start take an epoch above this one, and give out rounds from this one on.
+
+        With ``forgets_order`` nothing is asked for until the federation above asks.
 
         Raises:
             StorageError: Nothing was saved.
@@ -242,6 +244,8 @@ class SiteStore(SqliteStore):
             )
             self._database.insert("meta", {"key": "epoch", "value": above}, conflict="REPLACE")
             self._database.insert("meta", {"key": _LIFTS, "value": lifts}, conflict="REPLACE")
+            if forgets_order:
+                self._database.execute("DELETE FROM gateway_orders")
             self._database.insert("restores", schema.RESTORED.row(lifted), conflict="REPLACE")
             seal_identity(self._database)
 

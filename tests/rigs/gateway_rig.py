@@ -66,6 +66,7 @@ from federation.types import (
     NodeId,
     RoundId,
     RunId,
+    SeenRun,
     Start,
     UpdateId,
     update_id,
@@ -297,6 +298,15 @@ class Node:
     sends: bytes | None = None
     """A frame that it sends instead of what it has learnt."""
 
+    def seen(self) -> SeenRun | None:
+        """The newest that it has heard of the run."""
+        if not self.asked:
+            return None
+        last = self.asked[-1]
+        told = [one.version for said in self.receipts.values() for one in said if one.version is not None]
+        version = ModelVersion(max([last.model.version, *told]))
+        return SeenRun(run=RUN, epoch=last.epoch, start=Start(last.start_low or 0), round=last.round, version=version)
+
     def hear(self, message: Message) -> None:
         """Train at once; an update stays in the outbox until its final receipt."""
         if isinstance(message, Receipt):
@@ -368,6 +378,7 @@ class Rig:
         self.above = Above()
         self.nodes = {name: Node(name) for name in (NodeId(f"n{index}") for index in range(nodes))}
         self.nodes |= {NodeId(name): Node(NodeId(name), site=site) for name, site in sites.items()}
+        self.tells_seen = False
         self.effects = 0
         self.kill_after: int | None = None
         self.kill_before: type | None = None
@@ -495,6 +506,7 @@ class Rig:
             protocol_max=PROTOCOL_VERSION,
             task="digits",
             invitable=True,
+            seen=self.nodes[node].seen() if self.tells_seen else None,
         )
         self.hear_below(MessageReceived(topic=TOPICS.node_state(node), payload=encode_message(state), retained=True))
 
