@@ -234,6 +234,8 @@ def waited_words(reason: str) -> str:
 
 
 def _whom(fields: Mapping[str, Any]) -> str:
+    if fields.get("reason") == WaitReason.BROKER:
+        return ""  # whoever trains meanwhile is not what is waited for
     nodes, live = fields.get("nodes") or [], fields.get("live", 0)
     more = f" and {live - len(nodes)} more" if live > len(nodes) > 0 else ""
     return f": {', '.join(map(str, nodes))}{more}" if nodes else ""

@@ -183,6 +183,16 @@ def test_nothing_is_wider_than_the_screen(tab: Browser, address: str, width: int
 
 
 @pytest.mark.thorough
+def test_a_sentence_of_long_names_leaves_the_figures_on_a_phones_screen(tab: Browser, address: str) -> None:
+    """What was waited for, and what came to nothing, filled the screen and two more."""
+    tab.screen(360, 780, mobile=True)
+    tab.open(f"{address}#still")
+    tab.value(f"document.getElementById('headline').textContent = {json.dumps(', '.join([LONG] * 20))}")
+    assert tab.value("document.getElementById('version').getBoundingClientRect().bottom") < 400
+    assert tab.value("document.getElementById('headline').scrollHeight") > 500
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("dark", [False, True])
 def test_every_text_can_be_read(tab: Browser, address: str, *, dark: bool) -> None:
     tab.screen(1280, 900, dark=dark)

@@ -44,6 +44,10 @@ def test_why_there_is_no_broker_is_said_as_far_as_it_is_known() -> None:
         "; the broker, for the connection that carries updates: refused"
     )
     assert text("broker", trouble="nonsense").startswith("waiting for the broker, which cannot be reached")
+    # Whoever trains meanwhile is not waited for: it read as `Connection refused: ann, bob`.
+    assert text("broker", "ann", "bob").startswith(
+        "waiting for the broker, which cannot be reached; since 12 s, 2 online"
+    )
 
 
 def test_nodes_that_are_missing_are_counted_and_named() -> None:
