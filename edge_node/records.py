@@ -110,6 +110,7 @@ class FinishedTraining:
         masked: What goes to the helpers; None where the update is not masked.
         spent: What it took of the node's budget.
         members: What a gateway claims for its site with it; None of any other node.
+        moved: Whether training has changed a parameter, or there is none.
     """
 
     round: RoundId
@@ -125,6 +126,7 @@ class FinishedTraining:
     masked: MaskedOffer | None = None
     spent: SampledSteps | None = None
     members: bytes | None = None
+    moved: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from federation.errors import TaskError, user_code
 from federation.protocol.limits import EXAMPLES_MAX, fit_metrics
+from federation.protocol.messages import TrainSettings
 from federation.task import Array, Metrics, Parameters, Reader, Resident, Task, TrainResult
 from update_codec import CodecError, Manifest, Role, Vectors
 from update_codec.manifest import STAYS
@@ -25,6 +26,7 @@ __all__ = [
     "given_arrays",
     "initial_problems",
     "result_problems",
+    "unmoved",
 ]
 
 
@@ -192,6 +194,16 @@ def checked_metrics(metrics: object, method: str = "evaluate") -> Metrics:
 def _metric_problems(metrics: object, method: str) -> Iterator[str]:
     if not isinstance(metrics, Mapping):
         yield f"{method}: the metrics must be a dict of numbers by name, not {type(metrics).__name__}"
+
+
+def unmoved(settings: TrainSettings) -> str:
+    """What is said of a training that has changed no parameter, which may be right where a loss is satisfied."""
+    return (
+        "the training has changed no parameter, in none of its steps: see whether the loss depends on the model (a"
+        " factor of 0, rounding, a comparison or a cast in it), whether gradients reach the parameters (detach(), a"
+        " ReLU that is never above 0), and whether the optimizer moves them (its rate; train.learning_rate is"
+        f" {settings.learning_rate:g})"
+    )
 
 
 def _only_reads(task: Task) -> bool:

@@ -63,6 +63,7 @@ __all__ = [
     "encode_update",
     "give_back",
     "merge",
+    "moves",
     "taken",
     "within",
 ]
@@ -123,6 +124,9 @@ class Shared:
 
 NORM_TRIES = 4
 """How often an update is scaled down until its frame is within the bound; quantizers are linear, so one is enough."""
+
+FIRST_ENTRIES = 4_096
+"""Parameters that are looked at before all of them are."""
 
 _NOTHING_SHARED = Shared()
 
@@ -304,6 +308,13 @@ def clipped(delta: Delta, norm_max: float | None) -> Delta:
     if isinstance(delta, DeviceUpdate):
         factor = float(factor)
     return replace(delta, parameters=delta.parameters * factor)
+
+
+def moves(delta: Delta) -> bool:
+    """Whether training has changed any parameter; of a model without parameters nothing is missed."""
+    arrays, parameters = delta.arrays if isinstance(delta, DeviceUpdate) else HOST, delta.parameters
+    # Nearly always the first entries say it.
+    return not len(parameters) or arrays.peak(parameters[:FIRST_ENTRIES]) != 0.0 or arrays.peak(parameters) != 0.0
 
 
 def merge(current: Residual | None, change: ResidualChange) -> Residual | None:

@@ -22,8 +22,8 @@ from edge_node.training.masked_report import told
 from edge_node.training.masking import Learnt, Masking, mask_update
 from edge_node.training.priority import Priority
 from edge_node.training.process import TrainingMark, end_if_forked
-from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, taken, within
-from federation.contract import Wanted, checked_result, given
+from edge_node.training.update import Delta, ResidualAging, Shared, difference, encode_update, moves, taken, within
+from federation.contract import Wanted, checked_result, given, unmoved
 from federation.errors import TaskError, unexplained
 from federation.inputs import agree
 from federation.process_state import process_state_kept
@@ -166,8 +166,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         asked = CodecSpec.parse(announcement.codec)
     except SpecError as error:
         raise TaskError(str(error)) from error
-    spec = within(asked, job.payload_bytes_max, manifest.parameter_count)
-    began_s = clock.now()
+    spec, began_s = within(asked, job.payload_bytes_max, manifest.parameter_count), clock.now()
     failpoint("node_training")
     if isinstance(task, Stateful):
         task.restore(job.state)
@@ -195,6 +194,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         change=change_of(result),
         attempt=job.attempt,
         spent=result.spent,
+        moved=moves(delta),
     )
     if announcement.privacy is not None:
         return _masked(setup, job, delta, done)
@@ -285,7 +285,7 @@ class ThreadTrainer:
         self._setup, self._inbox, self._clock = setup, inbox, clock
         self._priority, self._offer, self._pid = priority or Priority(), offer, os.getpid()
         self._stall_s, self._sign_s, self._stalled = stall_s, math.inf, False
-        self._began_s = 0.0
+        self._began_s, self._moved = 0.0, True
         self._log = get_log("training")
         self._jobs: queue.Queue[tuple[TrainingJob, threading.Event] | EvaluationJob | None] = queue.Queue(maxsize=1)
         self._flags: deque[tuple[RoundId, threading.Event]] = deque(maxlen=4)
@@ -373,8 +373,11 @@ class ThreadTrainer:
             self._sign_s = math.inf
         if isinstance(event, TrainingFinished):
             result = event.result
-            numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss")}
+            numbers = {"seconds": round(result.train_s, 3), "loss": result.metrics.get("loss"), "moved": result.moved}
             self._log.info("training_finished", round=result.round, bytes=len(result.frame), **numbers)
+            if self._moved and not result.moved:
+                self._log.warning("nothing_moved", round=result.round, why=unmoved(announcement.settings))
+            self._moved = result.moved
         return event
 
     def _asked(self, flag: threading.Event) -> bool:

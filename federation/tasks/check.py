@@ -14,24 +14,27 @@ from numbers import Real
 
 import numpy as np
 
-from federation.contract import Wanted, checked_metrics, checked_result, described_model, given_arrays
+from federation.contract import Wanted, checked_metrics, checked_result, described_model, given_arrays, unmoved
 from federation.errors import TaskError, user_code
 from federation.protocol.messages import TrainSettings
 from federation.task import Metrics, Parameters, Task, TrainResult, prepare
+from update_codec import Manifest, Role
 
 _TWO_STEPS = TrainSettings(local_epochs=2, max_steps=2)
 """What follows the weights, such as a teacher, has not moved after one."""
 
 
-def check_task(task: Task, settings: TrainSettings = _TWO_STEPS) -> None:
+def check_task(task: Task, settings: TrainSettings = _TWO_STEPS, *, may_stand: bool = False) -> None:
     """Prepare, train twice and evaluate, as a node does; what a node refuses is refused with the same words.
 
     Some of what a node puts up with is refused, too: initial parameters that differ from call to call, arrays that a
-    later training changes, and metrics that are no finite numbers, which a node leaves out.
+    later training changes, metrics that are no finite numbers, which a node leaves out, and a training that moves no
+    parameter, which a node says in its log.
 
     Args:
         task: A node's task: its context has a ``node_index``.
         settings: How to train; by default two steps.
+        may_stand: Whether these steps may move nothing, as where a pretrained model satisfies a hinge loss.
 
     Raises:
         TaskError: Lists what breaks the contract; or what the task itself raised.
@@ -49,6 +52,8 @@ def check_task(task: Task, settings: TrainSettings = _TWO_STEPS) -> None:
     problems = [f"train: {problem}" for result in (first, second) for problem in _metric_problems(result.metrics)]
     if not _same_bits(kept, first.parameters):
         problems.append("the second training changed the arrays that the first returned: return copies")
+    if not may_stand and _stood(model, kept, manifest):
+        problems.append(unmoved(settings))
     with user_code("the evaluation failed"):
         metrics = task.evaluate(given_arrays(task, model))
     checked_metrics(metrics)
@@ -61,6 +66,12 @@ def _trained(task: Task, model: Parameters, settings: TrainSettings, wanted: Wan
     with user_code("the training failed"):
         result = task.train(given_arrays(task, model), settings, bool)
     return checked_result(result, wanted)
+
+
+def _stood(before: Parameters, after: Parameters, manifest: Manifest) -> bool:
+    """Whether there are parameters, and none of them has changed."""
+    names = [tensor.name for tensor in manifest.tensors if tensor.role is Role.PARAMETER and tensor.size]
+    return bool(names) and all(np.array_equal(before[name], after[name]) for name in names)
 
 
 def _metric_problems(metrics: Metrics) -> Iterator[str]:

@@ -99,7 +99,7 @@ def _run(plan: DemoPlan, console: Console, server: ForkServer | None) -> Mapping
         result = make_demo(plan, view, story, folder, server).run()
     if not console.is_terminal:
         console.print(node_table(story))
-    for line in failure_lines(story):
+    for line in (*failure_lines(story), *filter(None, [story.standing])):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(summary_table(result))
     return result

@@ -57,6 +57,8 @@ class Story:
         accepted: Updates by version.
         finished: Whether the coordinator has said that the run is over.
         failing: Nodes whose last training came to nothing, with the reason.
+        unmoved: Nodes none of whose trainings has changed anything.
+        why_unmoved: What may be the reason, as a node has said it.
     """
 
     nodes: dict[str, NodeStory]
@@ -66,6 +68,9 @@ class Story:
     accepted: dict[int, int] = field(default_factory=dict)
     finished: bool = False
     failing: dict[str, str] = field(default_factory=dict)
+    unmoved: set[str] = field(default_factory=set)
+    why_unmoved: str = ""
+    _moved: bool = False
     _failed: int = 0
     _stored: bool = False
     _told: set[tuple[str, str]] = field(default_factory=set)
@@ -76,6 +81,13 @@ class Story:
         enough = len(self.nodes) * (2 if self._stored else 1)
         return self.failing.keys() >= self.nodes.keys() and self._failed >= enough > 0
 
+    @property
+    def standing(self) -> str | None:
+        """A sentence where all that was trained so far has changed nothing; None where anything has."""
+        if self._moved or not self.unmoved:
+            return None
+        return f"nothing is learnt: {self.why_unmoved}"
+
     def hear(self, line: Line) -> str | None:
         """Take one line in; returns a sentence for people when it is worth one."""
         if line.event == "still_busy":
@@ -85,13 +97,24 @@ class Story:
         node = self.nodes.get(line.source)
         if node is not None:
             _hear_node(node, line.event, line.fields)
+            self._hear_movement(line)
         return None
+
+    def _hear_movement(self, line: Line) -> None:
+        """A node says whether its training has changed anything."""
+        if line.event == "training_finished":
+            self._moved = self._moved or bool(line.fields.get("moved", True))
+        elif line.event == "nothing_moved":
+            self.unmoved.add(line.source)
+            self.why_unmoved = str(line.fields.get("why"))
 
     def _hear_coordinator(self, event: str, fields: Mapping[str, object]) -> str | None:
         if event == "version_committed":
             version = _integer(fields, "version")
             self.version, self._failed = max(self.version, version), 0
             self.accepted[version] = _integer(fields, "accepted")
+            if self.standing and len(self.unmoved) >= self.accepted[version]:
+                return self._once("training", self.standing)
         elif event == "evaluated":
             metrics = fields.get("metrics")
             for name, values in (("accuracy", self.accuracy), ("loss", self.loss)):

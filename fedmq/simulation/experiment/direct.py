@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from coordinator.engine.effects import PublishAnnouncement, SendCommand
 from coordinator.engine.events import (
     BrokerConnected,
@@ -31,6 +33,7 @@ from coordinator.runtime.executor import CoordinatorExecutor, ExecutorParts
 from coordinator.runtime.traffic import Traffic
 from coordinator.strategies.selection import make_selector
 from edge_node.records import MaskedOffer
+from federation.contract import unmoved
 from federation.errors import StorageError
 from federation.protocol.chunking import payload_digest
 from federation.protocol.cohort import includes
@@ -172,6 +175,14 @@ class DirectCoordinator:
     def model(self) -> Vectors:
         """The newest global model."""
         return self._committer.evaluated_model
+
+    @property
+    def standing(self) -> str | None:
+        """What to look at where all versions so far have the parameters of the first one; None where one has moved."""
+        first = self._setup.initial.parameters
+        if not self.version or not len(first) or not np.array_equal(first, self.model.parameters):
+            return None
+        return unmoved(self._setup.engine.train)
 
     def tell(self, event: Event | None) -> None:
         """Let something happen now, and everything that follows from it at once."""

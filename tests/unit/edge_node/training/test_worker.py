@@ -19,7 +19,7 @@ from edge_node.engine.events import EvaluationFinished, TrainingFailed, Training
 from edge_node.training import worker
 from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.priority import NICE_IDLE, SHORT_S, Priority
-from edge_node.training.update import EncodedUpdate, ResidualChange, encode_update
+from edge_node.training.update import FIRST_ENTRIES, EncodedUpdate, ResidualChange, encode_update, moves
 from edge_node.training.worker import ThreadTrainer, TrainingJob, TrainingSetup, run_round, training_event
 from federation.errors import TaskError, user_code
 from federation.inputs import Inputs
@@ -31,7 +31,7 @@ from federation.task import Array, Stop
 from federation.testing import FakeClock
 from federation.types import Digest, ModelVersion, RoundId
 from tests.rigs.node_doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
-from update_codec import CodecSpec, decode
+from update_codec import CodecSpec, Manifest, Vectors, decode
 
 LIMIT_S = 20.0
 
@@ -486,3 +486,38 @@ def test_only_what_a_users_code_has_raised_is_shown_with_its_place(of_the_user: 
     (line,) = [line for line in said if line["event"] == "training_failed"]
     assert ("theirs" if of_the_user else "no reading has arrived yet") in line["reason"]
     assert (line["exc_info"] is not None) == of_the_user
+
+
+def test_a_training_that_moves_no_parameter_is_said_once_until_one_moves_again() -> None:
+    """A loss of zero times the model's output trained for ever, and nobody heard of it."""
+    factors = iter((0.0, 0.0, 1.0, 0.0))
+
+    def change(trained: dict[str, Array]) -> None:
+        trained["weight"] = trained["weight"] - np.float32(1) + np.float32(next(factors))
+        trained["mean"] = trained["mean"] + np.float32(1)
+
+    inbox: Inbox = queue.Queue(10)
+    with capture_logs() as said:
+        trainer = ThreadTrainer(training_setup(ToyTask(change=change)), inbox, MonotonicClock())
+        try:
+            for number in range(4):
+                trainer.start(job(number))
+                event = inbox.get(timeout=LIMIT_S).event
+                assert isinstance(event, TrainingFinished)
+                assert event.result.moved == (number == 2)
+        finally:
+            assert trainer.close(timeout_s=LIMIT_S)
+    assert [line["moved"] for line in said if line["event"] == "training_finished"] == [False, False, True, False]
+    told = [line for line in said if line["event"] == "nothing_moved"]
+    assert [line["round"] for line in told] == [0, 3]
+    assert "changed no parameter" in told[0]["why"]
+
+
+def test_what_has_moved_is_found_wherever_it_is() -> None:
+    for place in (None, 0, FIRST_ENTRIES - 1, FIRST_ENTRIES, 2 * FIRST_ENTRIES):
+        manifest = Manifest.of({"w": np.zeros(2 * FIRST_ENTRIES + 1, np.float32)})
+        delta = Vectors.zeros(manifest)
+        if place is not None:
+            delta.parameters[place] = -1e-30
+        assert moves(delta) == (place is not None)
+    assert moves(Vectors.zeros(Manifest.of({"steps": np.array(5, np.int64)})))

@@ -60,6 +60,37 @@ def test_a_right_task_passes() -> None:
     check_task(Scripted(metrics={"loss": 0.5, "classes": 3}, role={"n": Role.COUNTER, "w": Role.STATISTIC}))
 
 
+@pytest.mark.parametrize(
+    ("loss", "module"),
+    [
+        (lambda output, target: nn.functional.cross_entropy(output, target) * 0, lambda: nn.Linear(4, 2)),
+        (nn.functional.cross_entropy, lambda: nn.Sequential(never_above_zero(), nn.ReLU())),
+    ],
+)
+def test_a_training_that_moves_no_parameter_is_named_with_what_to_look_at(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], module: Callable[[], nn.Module]
+) -> None:
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
+    here = TaskContext(node_index=0, node_count=1)
+    task = TorchTask(here, model=module, loss=loss, train_data=rows)
+    with pytest.raises(TaskError, match=r"changed no parameter.*depends on the model.*ReLU.*learning_rate is 0\.01"):
+        check_task(task)
+    check_task(task, may_stand=True)
+
+
+def never_above_zero() -> nn.Linear:
+    layer = nn.Linear(4, 2)
+    nn.init.constant_(layer.bias, -1000.0)
+    return layer
+
+
+def test_what_has_no_parameters_or_moves_a_statistic_beside_them_is_judged_by_the_parameters() -> None:
+    still = Scripted(result=returning(), role={"w": Role.STATISTIC})
+    check_task(still)
+    with pytest.raises(TaskError, match="changed no parameter"):
+        check_task(Scripted(result=returning()))
+
+
 COUNTING = iter(range(1000))
 KEPT = np.zeros(3, np.float32)
 
@@ -113,7 +144,7 @@ def test_numpys_numbers_are_numbers() -> None:
     assert (type(result.num_examples), result.num_examples) == (int, 7)
     assert (type(result.steps), result.steps) == (int, 3)
     good = Scripted(result=returning(num_examples=np.int32(4), metrics={"loss": np.float32(0.5)}))
-    check_task(good)
+    check_task(good, may_stand=True)
     assert TrainResult(parameters={}, num_examples=True).num_examples is True
 
 

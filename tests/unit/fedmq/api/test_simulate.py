@@ -143,6 +143,11 @@ def test_a_tracker_hears_every_version_while_it_is_made() -> None:
     assert listener.heard == [("heard, seed 0", 0, "0.2"), (1, []), (2, ["accuracy", "loss"]), "end"]
 
 
+def test_that_nothing_is_learnt_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    study(rounds=2, loss=lambda output, _target: (output * 0).sum(), name="still", progress=True)
+    assert "still, seed 0: nothing is learnt: the training has changed no parameter" in capsys.readouterr().err
+
+
 def test_a_tracker_is_ended_where_the_training_fails() -> None:
     listener = Listener()
     with pytest.raises(fedmq.FederationError):

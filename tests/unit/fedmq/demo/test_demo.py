@@ -247,6 +247,26 @@ class TestStory:
         story.hear(line("coordinator", "node_declined", node="stranger", reason="x"))
         assert story.nodes.keys() == {"a", "b"}
 
+    def test_that_nothing_is_learnt_is_told_when_all_that_made_a_version_have_moved_nothing(self) -> None:
+        story = Story({"a": NodeStory(), "b": NodeStory()})
+        for name in ("a", "b"):
+            story.hear(line(name, "training_finished", moved=False))
+            assert story.hear(line(name, "nothing_moved", why="see the loss")) is None
+            told = story.hear(line("coordinator", "version_committed", version=1, accepted=2))
+            assert told == (None if name == "a" else "nothing is learnt: see the loss")
+        assert story.hear(line("coordinator", "version_committed", version=2, accepted=2)) is None
+        assert story.standing == "nothing is learnt: see the loss"
+
+    @pytest.mark.parametrize("fields", [{"moved": True}, {}])
+    def test_one_training_that_has_moved_something_is_enough(self, fields: dict[str, object]) -> None:
+        """A node of before says nothing of it."""
+        story = Story({"a": NodeStory(), "b": NodeStory()})
+        story.hear(line("a", "training_finished", moved=False))
+        story.hear(line("a", "nothing_moved", why="see the loss"))
+        story.hear(line("b", "training_finished", **fields))
+        assert story.hear(line("coordinator", "version_committed", version=1, accepted=1)) is None
+        assert story.standing is None
+
     def test_it_is_hopeless_when_every_node_has_failed_and_nothing_ever_came(self) -> None:
         story = Story({"a": NodeStory(), "b": NodeStory()})
         story.hear(line("coordinator", "node_declined", node="a", reason="no data"))

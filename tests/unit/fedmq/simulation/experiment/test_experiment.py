@@ -334,6 +334,19 @@ def test_some_nodes_that_fail_are_in_the_result(failing: TrainOptions, capsys: p
     assert "trainings failed" in told.out
 
 
+@pytest.mark.parametrize("more", [{}, {"codec": "edge"}, {"stacked": True}])
+def test_that_nothing_is_learnt_is_told_once_with_what_to_look_at(
+    options: TrainOptions, more: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A loss times zero gave version after version of the first model, and no word."""
+    train(replace(options, rounds=3, **more), as_json=True)
+    assert "nothing is learnt" not in capsys.readouterr().err
+    file = Path(str(options.task)).with_name("still_task.py")
+    file.write_text(TASK.replace("torch.nn.functional.cross_entropy", "lambda a, b: (a * 0).sum()"))
+    train(replace(options, task=str(file), rounds=3, **more), as_json=True)
+    assert capsys.readouterr().err.count("nothing is learnt: the training has changed no parameter") == 1
+
+
 def test_a_version_that_lacks_its_quorum_is_given_up_with_the_reason(failing: TrainOptions) -> None:
     settings = ("round.quorum=3", "round.max_wait_s=3e7")
     with pytest.raises(NobodyTrains, match=r"no update after version 0 .*: node node-2: part 2 has no data"):
