@@ -6,18 +6,19 @@ task alone (its folder, environment, warnings, default types, threads of its lib
 """
 
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from federation.runtime.standard_output import OURS
+from federation.runtime.standard_output import OURS, missing_descriptor
 
 __all__ = ["process_state_kept"]
 
@@ -37,6 +38,11 @@ _OWN: Final = (
 
 
 _end = os._exit
+_replace: Final[Mapping[str, Callable[..., Any]]] = {"execv": os.execv, "execve": os.execve}
+"""Those of the system; what the library's other functions of the kind call in the end."""
+
+DESCRIPTORS_CLOSED: Final = 2
+"""Exit code of a program below which a user's code has closed descriptors: it takes a person, as a wrong task does."""
 
 
 class _Watched(threading.local):
@@ -53,20 +59,50 @@ def _ended(status: int) -> NoReturn:
 
     In processes that it has forked, in its other threads, and where we call it (a second Ctrl-C), it ends the process.
     """
-    caller = str(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 - nothing else tells who calls
-    if _watched.process == os.getpid() and caller.partition(".")[0] not in OURS:
+    if _is_a_users(sys._getframe(1)):  # noqa: SLF001 - nothing else tells who calls
         raise SystemExit(status)
     _end(status)
+
+
+def _replaced(name: str, *arguments: Any) -> NoReturn:
+    """What stands for ``os.execv`` and ``os.execve``, by which a process becomes another program without a word."""
+    if _is_a_users(sys._getframe(1)):  # noqa: SLF001 - as above
+        raise SystemExit(
+            f"os.{name} would put another program in the place of the one that runs the task: start programs with"
+            " subprocess, and set environment variables before"
+        )
+    _replace[name](*arguments)
+    raise AssertionError  # it does not come back
+
+
+def _is_a_users(frame: Any) -> bool:
+    """Whether a user's code calls, on the thread and in the process in which we have called it."""
+    while frame is not None and frame.f_globals.get("__name__") == "os":
+        frame = frame.f_back
+    caller = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+    return _watched.process == os.getpid() and caller.partition(".")[0] not in OURS
+
+
+def _end_without_descriptors() -> None:
+    """End a process below which a user's code has closed what is not its own: it could say and send nothing."""
+    if gone := missing_descriptor():
+        told = (
+            f"the task has closed descriptors that are not its own ({gone} is gone): see os.closerange, os.close and"
+            " what closes streams in it\n"
+        )
+        with suppress(OSError):
+            os.write(2, told.encode())
+        _end(DESCRIPTORS_CLOSED)
 
 
 @contextmanager
 def process_state_kept() -> Iterator[None]:
     """Around a user's code, on any thread; handlers of signals can be changed on the main thread only."""
     put_back = [*_attributes(), *_settings(), *_of_threads()]
-    known, before = list(sys.path), _watched.process
+    known, before, process = list(sys.path), _watched.process, os.getpid()
     try:
-        _watched.process = os.getpid()
-        os._exit = _ended
+        _watched.process = process
+        os._exit, os.execv, os.execve = _ended, partial(_replaced, "execv"), partial(_replaced, "execve")
         with np.errstate():
             yield
     finally:
@@ -74,6 +110,8 @@ def process_state_kept() -> Iterator[None]:
         sys.path.extend(entry for entry in known if entry not in sys.path)
         for each in put_back:
             each()
+        if os.getpid() == process:
+            _end_without_descriptors()
 
 
 def _attributes() -> Iterator[Callable[[], Any]]:
@@ -89,6 +127,17 @@ def _settings() -> Iterator[Callable[[], Any]]:
     yield partial(sys.setswitchinterval, interval)
     yield partial(socket.setdefaulttimeout, timeout)
     yield partial(threading.stack_size, stack)
+    for number in (resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE):
+        yield partial(_raise_limit, number, resource.getrlimit(number)[0])
+
+
+def _raise_limit(number: int, before: int) -> None:
+    """Put back what a store needs where it was lowered; more is left, and what only root could raise again, too."""
+    soft, hard = resource.getrlimit(number)
+    wanted = before if hard == resource.RLIM_INFINITY or 0 <= before <= hard else hard
+    if soft not in {wanted, resource.RLIM_INFINITY} and (wanted == resource.RLIM_INFINITY or soft < wanted):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(number, (wanted, hard))
 
 
 def _of_threads() -> Iterator[Callable[[], Any]]:

@@ -137,7 +137,7 @@ def _interrupt(process: int) -> Callable[[int, FrameType | None], None]:
 
 
 def _end_in_time(receiver: socket.socket, ended: threading.Event, within_s: float) -> None:
-    with receiver, suppress(OSError):
+    with suppress(OSError), receiver:  # a task may have closed it below us
         while numbers := receiver.recv(64):
             heard = [number for number in numbers if number in (signal.SIGTERM, signal.SIGINT)]
             if heard and not ended.wait(within_s):

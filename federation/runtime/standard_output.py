@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO, Any, Final, Never, TextIO
 
-__all__ = ["flush", "is_reserved", "reserve", "start_again"]
+__all__ = ["flush", "is_reserved", "missing_descriptor", "reserve", "start_again"]
 
 OURS: Final = frozenset({"coordinator", "edge_node", "federation", "fedmq", "site_gateway", "sum_helper"})
 THEIRS: Final = "federation.tasks."
@@ -43,6 +43,30 @@ def reserve() -> None:
     whole_lines = out.line_buffering or out.write_through
     stream = open(own, "w", buffering=1 if whole_lines else -1, encoding=out.encoding, errors=out.errors)  # noqa: PTH123, SIM115 - a descriptor, until the process ends
     sys.stdout = Divided(stream, errors)
+
+
+def missing_descriptor() -> str:
+    """What somebody has closed below this program and cannot be opened again; empty where it is all there.
+
+    Standard streams are opened again, as standard error: else a file that is opened next would get their number, and
+    what is printed. Where the output that this program has reserved is gone, others are (the broker's socket, stores),
+    and a file may have its number by now.
+    """
+    if not isinstance(sys.stdout, Divided):
+        return ""
+    gone = "" if sys.stdout.is_there() else "the program's own output"
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            try:
+                os.dup2(sys.stdout.spare, number)
+            except OSError:
+                gone = gone or f"descriptor {number}"
+    if sys.stderr is not None and sys.stderr.closed:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - until the process ends
+        sys.stdout.divert(sys.stderr)
+    return gone
 
 
 def is_reserved() -> bool:
@@ -89,16 +113,39 @@ def flush() -> str:
     return reason
 
 
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    """Which file a descriptor is of; None of none."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Divided(io.TextIOBase):
     """A stream that asks who writes.
 
     Args:
         ours: For this program.
         theirs: For everybody else.
+
+    Attributes:
+        spare: Another descriptor for where everybody else writes.
     """
 
     def __init__(self, ours: TextIO, theirs: TextIO) -> None:
         self._ours, self._theirs = ours, theirs
+        self._descriptor = ours.fileno()
+        self._file = _identity(self._descriptor)
+        self.spare = os.dup(theirs.fileno())
+
+    def divert(self, theirs: TextIO) -> None:
+        """Another stream for everybody else."""
+        self._theirs = theirs
+
+    def is_there(self) -> bool:
+        """Whether the program's own output is the file that it was."""
+        return _identity(self._descriptor) == self._file
 
     def write(self, text: str) -> int:
         """Write where it belongs."""

@@ -19,7 +19,7 @@ from fedmq.demo.gateways import GatewaySaboteur, SiteFarm, compare_with_flat
 from fedmq.demo.masks import Masks, ServerSaboteur, helper_names
 from fedmq.demo.plan import DemoPlan, check_plan, coordinator_settings, to_toml
 from fedmq.demo.processes import Exited, Fleet, Line, interrupts
-from fedmq.demo.story import NodeStory, Story
+from fedmq.demo.story import NodeStory, Story, unsaved
 from fedmq.demo.view import View
 
 FIRST_VERSION = 1
@@ -103,18 +103,20 @@ class Saboteur:
 
 @dataclass(slots=True)
 class _Patience:
-    """Gives a demo up when nothing happens any more: that somebody tries to connect again is nothing."""
+    """Gives a demo up when nothing happens any more: that somebody tries to connect, or to save, again is nothing."""
 
     since: float = field(default_factory=time.monotonic)
     trouble: str = ""
+    unsaved: str = ""
+    unsaved_since: float = 0.0
 
     def hear(self, item: Line | Exited | None, now: float) -> str | None:
-        """Something was said, or nothing for a while; returns a sentence the first time that there is no broker.
+        """Something was said, or nothing for a while; returns a sentence where a broker or a disk begins to be missing.
 
         Raises:
             DemoFailed: It has lasted too long.
         """
-        sentence = None
+        sentence = self._hear_of_disks(item, now)
         if isinstance(item, Line) and item.event in TROUBLE and "-doctor" not in str(item.fields.get("client")):
             if not self.trouble:
                 sentence = f"the broker cannot be reached: {item.fields.get('reason')}"
@@ -124,6 +126,17 @@ class _Patience:
         if now - self.since > (TROUBLE_S_MAX if self.trouble else QUIET_S_MAX):
             because = f": the broker cannot be reached: {self.trouble}" if self.trouble else ""
             raise DemoFailed(f"nothing happened for {now - self.since:.0f} s{because}")
+        return sentence
+
+    def _hear_of_disks(self, item: Line | Exited | None, now: float) -> str | None:
+        sentence = None
+        if isinstance(item, Line) and item.event == "storage_failed" and not self.unsaved:
+            self.unsaved, self.unsaved_since = f"{item.source} cannot save: {unsaved(item.fields)}", now
+            sentence = self.unsaved
+        elif isinstance(item, Line) and item.event == "version_committed":
+            self.unsaved = ""
+        if self.unsaved and now - self.unsaved_since > TROUBLE_S_MAX:
+            raise DemoFailed(f"no version for {now - self.unsaved_since:.0f} s: {self.unsaved}")
         return sentence
 
 

@@ -73,6 +73,7 @@ class Story:
     _moved: bool = False
     _failed: int = 0
     _stored: bool = False
+    _unsaved: dict[str, str] = field(default_factory=dict)
     _told: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -98,6 +99,8 @@ class Story:
         if node is not None:
             _hear_node(node, line.event, line.fields)
             self._hear_movement(line)
+        if line.event == "storage_failed":
+            self._unsaved[line.source] = unsaved(line.fields)
         return None
 
     def _hear_movement(self, line: Line) -> None:
@@ -136,6 +139,8 @@ class Story:
                 self.failing.pop(node, None)
                 self._stored = True
             case "node_declined":
+                if reason == "storage" and node in self._unsaved:
+                    reason = f"it cannot save: {self._unsaved[node]}"
                 return self._fails(node, reason)
             case "update_refused":
                 self._fails(node, f"its update was refused: {fields.get('detail') or reason}")
@@ -172,6 +177,11 @@ class Story:
 def _busy_sentence(name: str, fields: Mapping[str, object]) -> str:
     place = f" ({fields['at']})" if fields.get("at") else ""
     return f"{name}: {fields.get('doing')} takes {fields.get('seconds')} seconds already{place}"
+
+
+def unsaved(fields: Mapping[str, object]) -> str:
+    """Why a process cannot save, as it says it itself."""
+    return str(fields.get("detail") or fields.get("reason") or "see its log")
 
 
 def _last_line(traceback: object) -> str:

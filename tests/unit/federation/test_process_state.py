@@ -1,6 +1,7 @@
 """What a user's code changes in the whole process is as it was afterwards, whoever looks."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -161,3 +162,93 @@ def test_forked_processes_other_threads_and_we_end_as_ever(then: str, code: int)
     root = str(Path(__file__).parents[3])
     text = FORKS.format(root=root, then=then)
     assert subprocess.run([sys.executable, "-c", text], check=False).returncode == code
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.execv('/bin/true', ['true'])",
+        "os.execve('/bin/true', ['true'], {})",
+        "os.execl('/bin/true', 'true')",
+        "os.execvp('true', ['true'])",
+        "os.execlpe('true', 'true', {})",
+    ],
+)
+@pytest.mark.parametrize("where", ["", "def build(context):\n    "])
+def test_a_user_that_puts_another_program_in_our_place_is_told_so(tmp_path: Path, call: str, where: str) -> None:
+    """A node became another program, and a demo waited for it for ever."""
+    file = tmp_path / f"becomes_{abs(hash(call + where))}.py"
+    file.write_text(f"import os\n{where}{call}\n")
+    with pytest.raises(FederationError, match=r"SystemExit: os\.execve? would put another program .*subprocess"):
+        load_task(str(file))(TaskContext(node_index=0, node_count=1))
+
+
+REPLACES = """
+import os, sys
+sys.path.insert(0, {root!r})
+import federation.errors
+from federation.process_state import process_state_kept
+with process_state_kept():
+    if os.fork() == 0:
+        os.execv(sys.executable, [sys.executable, "-c", "raise SystemExit(6)"])
+    child = os.waitstatus_to_exitcode(os.wait()[1])
+    assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", "raise SystemExit(5)"]) == 5
+os.execl(sys.executable, sys.executable, "-c", f"raise SystemExit({{child + 1}})")
+"""
+
+
+def test_forked_processes_and_we_become_other_programs_as_ever() -> None:
+    text = REPLACES.format(root=str(Path(__file__).parents[3]))
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 7
+
+
+CLOSES = """
+import os, resource, socket, sys
+sys.path.insert(0, {root!r})
+import federation.errors
+from federation.runtime.standard_output import reserve
+reserve()
+from federation.process_state import process_state_kept
+with process_state_kept():
+    {does}
+sys.stdout.write("goes on\\n")
+print(os.fstat(1) is not None, os.fstat(2) is not None)
+"""
+
+
+def ended(does: str) -> subprocess.CompletedProcess[str]:
+    text = CLOSES.format(root=str(Path(__file__).parents[3]), does=does)
+    return subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("does", ["os.closerange(3, 256)", "os.closerange(0, 256)", "os.close(sys.stdout._descriptor)"])
+def test_a_user_that_closes_what_is_not_its_own_ends_the_program_with_the_reason(does: str) -> None:
+    """Nobody could say anything any more, and all others waited."""
+    found = ended(does)
+    assert (found.returncode, found.stdout) == (2, "")
+    if "(0" not in does:  # nothing is left to say it with
+        assert "the task has closed descriptors that are not its own" in found.stderr
+
+
+def test_a_user_that_closes_a_standard_stream_loses_that_alone() -> None:
+    """The next file that is opened had its number, and what was printed went there."""
+    for does in ("os.close(1)", "os.close(2)", "os.close(0)", "sys.stderr.close(); sys.stdin.close()"):
+        found = ended(does)
+        assert (found.returncode, "True True" in found.stdout + found.stderr) == (0, True), does
+
+
+def test_a_limit_of_files_that_a_user_lowers_is_put_back_and_one_that_it_raises_stays() -> None:
+    names = ("RLIMIT_FSIZE", "RLIMIT_NOFILE")
+    lower = "; ".join(f"resource.setrlimit(resource.{n}, (100, resource.getrlimit(resource.{n})[1]))" for n in names)
+    before = [resource.getrlimit(getattr(resource, name)) for name in names]
+    with process_state_kept():
+        exec(lower)  # noqa: S102 - what a user's file does
+    assert [resource.getrlimit(getattr(resource, name)) for name in names] == before
+    soft, hard = before[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))
+        with process_state_kept():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(soft, 300)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -493,8 +493,8 @@ def test_a_training_that_moves_no_parameter_is_said_once_until_one_moves_again()
     factors = iter((0.0, 0.0, 1.0, 0.0))
 
     def change(trained: dict[str, Array]) -> None:
-        trained["weight"] = trained["weight"] - np.float32(1) + np.float32(next(factors))
-        trained["mean"] = trained["mean"] + np.float32(1)
+        trained["weight"] = np.full((4, 3), next(factors), np.float32)
+        trained["mean"] = np.ones(2, np.float32)
 
     inbox: Inbox = queue.Queue(10)
     with capture_logs() as said:

@@ -267,6 +267,13 @@ class TestStory:
         assert story.hear(line("coordinator", "version_committed", version=1, accepted=1)) is None
         assert story.standing is None
 
+    def test_a_node_that_cannot_save_is_told_with_why(self) -> None:
+        story = Story({"a": NodeStory()})
+        story.hear(line("a", "storage_failed", doing="SaveOutbox", reason="file too large"))
+        declined = line("coordinator", "node_declined", node="a", reason="storage")
+        assert story.hear(declined) == "a fails: it cannot save: file too large"
+        assert Story({"a": NodeStory()}).hear(declined) == "a fails: storage"
+
     def test_it_is_hopeless_when_every_node_has_failed_and_nothing_ever_came(self) -> None:
         story = Story({"a": NodeStory(), "b": NodeStory()})
         story.hear(line("coordinator", "node_declined", node="a", reason="no data"))
@@ -735,6 +742,20 @@ def test_a_demo_is_given_up_when_nobody_says_anything_and_goes_on_while_somebody
         assert patience.hear(line("node-0", "training_started"), now * 100.0) is None
     with pytest.raises(DemoFailed, match="nothing happened for"):
         patience.hear(None, 9_900.0 + QUIET_S_MAX + 1)
+
+
+def test_a_disk_that_takes_nothing_is_told_and_ends_a_demo_that_makes_no_version() -> None:
+    """A coordinator at a limit of its files' sizes tried to save again for ever, which was news enough."""
+    full = line("coordinator", "storage_failed", detail="disk I/O error", retry_s=5)
+    patience, told = _Patience(since=0.0), "coordinator cannot save: disk I/O error"
+    assert patience.hear(full, 1.0) == told
+    assert patience.hear(full, 2.0) is None
+    patience.hear(line("coordinator", "version_committed"), 3.0)
+    assert patience.hear(None, 2 * TROUBLE_S_MAX) is None
+    assert patience.hear(full, 2 * TROUBLE_S_MAX) == told
+    patience.hear(line("node-0", "training_started"), 3 * TROUBLE_S_MAX)
+    with pytest.raises(DemoFailed, match=f"no version for 61 s: {told}"):
+        patience.hear(line("node-0", "training_started"), 3 * TROUBLE_S_MAX + 1)
 
 
 def test_a_broker_that_came_back_is_told_of_anew_when_it_is_lost_again() -> None:
