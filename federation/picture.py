@@ -22,6 +22,9 @@ PIXELS_MAX = 100_000_000
 """Larger pictures are refused before they are unpacked."""
 
 SIDE_MAX = 4096
+SUBFILE, REDUCED, MASK = 254, 1, 4
+"""The tag of a TIFF's page that says what it is of another page, and two of its bits."""
+
 LIGHT = 127.5
 """A border that is brighter than this is a light background."""
 
@@ -40,6 +43,7 @@ class PictureInput:
         flat: The input is one row of numbers instead of (channels, height, width).
         white: The value of white; 0 is the file's own: 65535 for 16 bits, 1 for floats. Cameras of 12 bits in files of
             16 have 4095. Pictures of 8 bits have 255, whatever this says.
+        first_frame: Of a file with several frames or pages the first is the picture; else such a file is refused.
     """
 
     height: int
@@ -50,6 +54,7 @@ class PictureInput:
     dark_background: bool = False
     flat: bool = False
     white: float = 0.0
+    first_frame: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no picture can be made into."""
@@ -71,9 +76,10 @@ class PictureInput:
         """One input, float32 of shape (1, *shape): turned upright, resized with its proportions kept, border filled up.
 
         Raises:
-            TaskError: It is no picture, too large, its values would be lost, or Pillow is not installed.
+            TaskError: It is no picture or several, too large, its values would be lost, or Pillow is not installed.
         """
-        image = self._fitted(_opened(path, "L" if self.channels == 1 else "RGB", self.white))
+        mode = "L" if self.channels == 1 else "RGB"
+        image = self._fitted(_opened(path, mode, self.white, several=self.first_frame))
         pixels = np.asarray(image, np.float32).reshape(self.height, self.width, -1)
         pixels = np.broadcast_to(pixels, (self.height, self.width, self.channels))
         if self.dark_background and _border(pixels) > LIGHT:
@@ -82,8 +88,8 @@ class PictureInput:
         return np.ascontiguousarray(values, np.float32).reshape(1, *self.shape)
 
     def to_dict(self) -> dict[str, object]:
-        """As plain data; programs of before `white` refuse it, so it is said only where it is given."""
-        return {name: value for name, value in asdict(self).items() if name != "white" or value}
+        """As plain data; programs of before `white` and `first_frame` refuse them: they are said only where given."""
+        return {name: value for name, value in asdict(self).items() if name not in {"white", "first_frame"} or value}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PictureInput":
@@ -117,8 +123,11 @@ class PictureInput:
         return ImageOps.pad(image, (self.width, self.height), method, color=(colour,) * bands)
 
 
-def _opened(path: Path, mode: str, white: float) -> "Image":
-    """The picture upright, its brightness from 0 to 255: of this mode, or ``F`` where it has more than 8 bits."""
+def _opened(path: Path, mode: str, white: float, *, several: bool) -> "Image":
+    """The picture upright, its brightness from 0 to 255: of this mode, or ``F`` where it has more than 8 bits.
+
+    Of several in one file it is the first, where that is wanted.
+    """
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - as above
     except ModuleNotFoundError as error:
@@ -130,6 +139,8 @@ def _opened(path: Path, mode: str, white: float) -> "Image":
         with opened as image:
             if image.width * image.height > PIXELS_MAX:
                 raise TaskError(f"{path} has {image.width} x {image.height} pixels: at most {PIXELS_MAX:,} are read")
+            if not several:
+                _refuse_several(path, image)
             raw = _raw_mode(image)  # what the file has; gone once it is loaded
             upright = ImageOps.exif_transpose(image)
             if image.mode in {"F", "I"} or image.mode.startswith("I;16"):
@@ -148,6 +159,33 @@ def _opened(path: Path, mode: str, white: float) -> "Image":
         raise TaskError(f"{path} is not read: {error}") from error
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise TaskError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _refuse_several(path: Path, image: "Image") -> None:
+    """Refuse an animation and a stack of pages: which of them is the example nobody has said.
+
+    A photograph with a preview beside it (a second picture in a JPEG, a page of less resolution in a TIFF) is one.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO" or (image.format == "TIFF" and not _has_full_pages(image, count)):
+        return
+    what = "pages" if image.format == "TIFF" else "frames"
+    raise TaskError(
+        f"{path} has {count} {what}, and one picture is one example: save each as a file of its own, or say"
+        " PictureInput(first_frame=True)"
+    )
+
+
+def _has_full_pages(image: "Image", count: int) -> bool:
+    """Whether a page behind the first is more than a preview or a mask of another."""
+    try:
+        for page in range(1, count):
+            image.seek(page)
+            if not int(getattr(image, "tag_v2", {}).get(SUBFILE, 0)) & (REDUCED | MASK):
+                return True
+        return False
+    finally:
+        image.seek(0)
 
 
 def _raw_mode(image: "Image") -> str:

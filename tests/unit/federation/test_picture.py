@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from federation.errors import TaskError
-from federation.picture import PictureInput
+from federation.picture import REDUCED, SUBFILE, PictureInput
 from federation.task import TaskContext
 from federation.tasks.builtin.mnist import mnist
 from federation.tasks.registry import load_task
@@ -185,6 +185,41 @@ def test_the_value_of_white_is_kept_beside_a_model_only_where_it_is_given() -> N
     assert PictureInput.from_dict(given.to_dict()) == given
     with pytest.raises(TaskError, match="white"):
         PictureInput(height=8, width=8, white=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("a.tif", "pages"), ("a.gif", "frames"), ("a.png", "frames"), ("a.webp", "frames")]
+)
+def test_several_pictures_in_one_file_are_refused_unless_the_first_is_wanted(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    """Of an animation or a stack of pages the first was taken, without a word on the others."""
+    frames = [Image.fromarray(((RAMP if shown else 1 - RAMP) * 255).astype(np.uint8)) for shown in (True, False, True)]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    with pytest.raises(TaskError, match=rf"{name} has 3 {what}, and one picture is one example: .*first_frame=True"):
+        SMALL.read(tmp_path / name)
+    first = PictureInput(height=8, width=8, first_frame=True)
+    np.testing.assert_allclose(first.read(tmp_path / name)[0, 0], RAMP, atol=1 / 255)
+    assert PictureInput.from_dict(first.to_dict()) == first
+    assert "first_frame" not in SMALL.to_dict()
+    frames[0].save(tmp_path / name, save_all=True, lossless=True)
+    np.testing.assert_allclose(SMALL.read(tmp_path / name)[0, 0], RAMP, atol=1 / 255)
+
+
+def test_deep_pages_are_refused_and_a_preview_beside_a_picture_is_not(tmp_path: Path) -> None:
+    pages = [Image.fromarray((RAMP * white).astype(np.uint16)) for white in (65535, 4095)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(TaskError, match=r"a\.tif has 2 pages"):
+        SMALL.read(tmp_path / "a.tif")
+    with TiffImagePlugin.AppendingTiffWriter(str(tmp_path / "b.tif"), True) as file:
+        for page, info in ((pages[0], {}), (pages[1].resize((4, 4)), {SUBFILE: REDUCED})):
+            page.save(file, format="TIFF", tiffinfo=info)
+            file.newFrame()
+    np.testing.assert_allclose(SMALL.read(tmp_path / "b.tif")[0, 0], RAMP, atol=1 / 255)
+    photo = Image.fromarray((RAMP * 255).astype(np.uint8)).convert("RGB")
+    photo.save(tmp_path / "a.mpo", save_all=True, append_images=[photo.resize((4, 4))])
+    (tmp_path / "a.mpo").rename(tmp_path / "photo.jpg")
+    np.testing.assert_allclose(SMALL.read(tmp_path / "photo.jpg")[0, 0], RAMP, atol=0.1)
 
 
 def test_what_is_no_picture_is_a_task_error(tmp_path: Path) -> None:
