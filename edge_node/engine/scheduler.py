@@ -227,7 +227,7 @@ class Scheduler:
         effects = news_of(job, self.activity, now)
         if job.train_until is not None and now >= job.train_until:
             # The owner's bound, not the coordinator's lease: the device has other things to do [FED-34].
-            reason = f"training took {self._settings.bounds.train_s_max:g} s"
+            reason = f"training took {self._settings.bounds.train_s_max:g} s, the bound of bounds.train_s_max"
             effects += [*self.stop(), *self._decline(job.announcement, reason, self._settings.incompatible_retry_s)]
             return effects + self._advance(now)
         if job.stage is Stage.WAITING and now >= job.due_at:

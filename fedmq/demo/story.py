@@ -93,6 +93,8 @@ class Story:
         """Take one line in; returns a sentence for people when it is worth one."""
         if line.event == "still_busy":
             return _busy_sentence(line.source, line.fields)
+        if line.event == "data_without_end":
+            return self._once("data", f"{line.source}: {line.fields.get('why')}")
         if line.source == "coordinator":
             return self._hear_coordinator(line.event, line.fields)
         node = self.nodes.get(line.source)

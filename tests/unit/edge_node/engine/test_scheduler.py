@@ -456,7 +456,8 @@ def test_a_training_beyond_the_owners_time_is_stopped_and_declined() -> None:
     node.announce(announcement(5, 3, lease_s=6_000.0))
     node.announce(announcement(6, 3, lease_s=6_000.0))
     assert node.wait_until(began + 59.0) == []
-    assert node.wait() == ["stop training 5", "save round 5", "decline 5: training took 60 s (600 s)", "train 6 from 3"]
+    declined = "decline 5: training took 60 s, the bound of bounds.train_s_max (600 s)"
+    assert node.wait() == ["stop training 5", "save round 5", declined, "train 6 from 3"]
     assert node.now == began + 60.0
     assert node.trained(5) == []
 

@@ -1,6 +1,7 @@
 """One round of local work, and the worker that nothing a user's task does can break."""
 
 import errno
+import itertools
 import os
 import queue
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 from edge_node.engine.events import EvaluationFinished, TrainingFailed, TrainingFinished
@@ -21,13 +23,15 @@ from edge_node.training.evaluation import EvaluationJob, evaluation_event
 from edge_node.training.priority import NICE_IDLE, SHORT_S, Priority
 from edge_node.training.update import FIRST_ENTRIES, EncodedUpdate, ResidualChange, encode_update, moves
 from edge_node.training.worker import ThreadTrainer, TrainingJob, TrainingSetup, run_round, training_event
+from federation.contract import described_model
 from federation.errors import TaskError, user_code
 from federation.inputs import Inputs
 from federation.protocol.limits import METRICS_MAX
 from federation.protocol.messages import EvaluationReport
 from federation.runtime.clock import MonotonicClock
 from federation.runtime.transport import Inbox
-from federation.task import Array, Stop
+from federation.task import Array, Stop, TaskContext
+from federation.tasks import TorchTask
 from federation.testing import FakeClock
 from federation.types import Digest, ModelVersion, RoundId
 from tests.rigs.node_doubles import MANIFEST, RUN, ToyTask, announcement, training_setup, vectors
@@ -521,3 +525,41 @@ def test_what_has_moved_is_found_wherever_it_is() -> None:
             delta.parameters[place] = -1e-30
         assert moves(delta) == (place is not None)
     assert moves(Vectors.zeros(Manifest.of({"steps": np.array(5, np.int64)})))
+
+
+class Endless:
+    """A loader whose pass never ends."""
+
+    def __init__(self) -> None:
+        self.under_way = threading.Event()
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for number in itertools.count():
+            if number == 100:
+                self.under_way.set()
+            yield torch.ones(2, 3), torch.zeros(2, dtype=torch.int64)
+
+
+def test_a_training_on_data_without_an_end_ends_when_it_is_told_to() -> None:
+    """Which a node does after `bounds.train_s_max`: see the tests of its scheduler."""
+    data = Endless()
+    task = TorchTask(
+        TaskContext(node_index=0, node_count=1),
+        model=lambda: torch.nn.Linear(3, 2),
+        loss=torch.nn.functional.cross_entropy,
+        train_data=lambda: data,
+    )
+    model, manifest = described_model(task)
+    base = manifest.flatten(dict(model))
+    asked = announcement(7, codec="lossless")
+    asked = replace(asked, model=replace(asked.model, manifest_digest=Digest(manifest.digest)))
+    inbox: Inbox = queue.Queue(10)
+    setup = TrainingSetup(node=training_setup().node, task=task, manifest=manifest)
+    trainer = ThreadTrainer(setup, inbox, MonotonicClock())
+    trainer.start(TrainingJob(announcement=asked, base=base, residual=None))
+    assert data.under_way.wait(LIMIT_S)
+    trainer.stop(RoundId(7))
+    event = inbox.get(timeout=LIMIT_S).event
+    assert isinstance(event, TrainingFailed)
+    assert event.reason == "stopped"
+    assert trainer.close(timeout_s=LIMIT_S)

@@ -232,6 +232,12 @@ class TestStory:
         assert story.hear(busy) == f"{told} (task.py, line 3, in data)"
         assert story.hear(line("a", "still_busy", doing="loading the data", seconds=20.0, at="")) == told
 
+    def test_data_without_an_end_is_told_once_for_each_node(self) -> None:
+        """The node's log alone said it, which nobody of a demo sees."""
+        story, endless = Story({"a": NodeStory()}), line("a", "data_without_end", why="if nowhere, set max_steps")
+        assert story.hear(endless) == "a: if nowhere, set max_steps"
+        assert story.hear(endless) is None
+
     def test_a_node_that_fails_is_told_once_for_each_reason_and_counted(self) -> None:
         story = Story({"a": NodeStory(), "b": NodeStory()})
         declined = line("coordinator", "node_declined", node="a", reason="no data")
