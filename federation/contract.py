@@ -84,6 +84,7 @@ def initial_problems(made: Any, roles: Any) -> Iterator[str]:
         return
     if not made:
         yield "initial_parameters is empty"
+    yield from (f"a tensor's name must be text, not {name!r}" for name in made if not _is_text(name))
     yield from (found for name in made if (found := _initial_problem(name, made[name], roles.get(name))) is not None)
     yield from (f"roles names {name}, which is no tensor of the model" for name in roles if name not in made)
 
@@ -97,7 +98,17 @@ def _initial_problem(name: str, array: Any, role: Role | None) -> str | None:
         return f"{name} must be an array of floats or integers, not {array.dtype}"
     if role is not None and (role is Role.COUNTER) != (array.dtype.kind in "iub"):
         return f"{name} has dtype {array.dtype}, which does not suit the role {role}"
+    if np.ma.is_masked(array):
+        return f"{name} {_MASKED}"
     return None if _is_finite(array) else f"{name} is not finite at first"
+
+
+_MASKED = "has masked entries: fill them"
+
+
+def _is_text(name: Any) -> bool:
+    """Whether it can be written in UTF-8."""
+    return isinstance(name, str) and not any(0xD800 <= ord(letter) < 0xE000 for letter in name)
 
 
 def given(task: Task, manifest: Manifest, model: Vectors) -> Parameters:
@@ -169,8 +180,12 @@ def _array_problems(arrays: Mapping[str, Any], wanted: Wanted) -> Iterator[str]:
             yield f"{name} came back as {type(array).__name__}, which is no NumPy array"
             continue
         before = wanted.tensors.get(name)
-        if before is not None and (array.shape, array.dtype) != (tuple(before.shape), np.dtype(before.dtype)):
+        # Of another order of bytes the values are the same.
+        found = array.shape, array.dtype.newbyteorder("=")
+        if before is not None and found != (tuple(before.shape), np.dtype(before.dtype).newbyteorder("=")):
             yield f"{name} was {_said(before)} and came back as {_said(array)}"
+        elif np.ma.is_masked(array):
+            yield f"{name} {_MASKED}"
         elif name not in wanted.stays and not _is_finite(array):
             yield f"{name} is not finite after training: lower learning_rate"
 

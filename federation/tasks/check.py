@@ -9,6 +9,7 @@ check_task(build(TaskContext(node_index=0, node_count=2)))
 ```
 """
 
+import math
 from collections.abc import Iterator
 from numbers import Real
 
@@ -76,8 +77,15 @@ def _stood(before: Parameters, after: Parameters, manifest: Manifest) -> bool:
 
 def _metric_problems(metrics: Metrics) -> Iterator[str]:
     for name, value in metrics.items():
-        if not isinstance(value, Real) or not np.isfinite(float(value)):
+        if not _is_finite(value):
             yield f"the metric {name} must be a finite number, not {value!r}"
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(float(value))
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _same_bits(some: Parameters, other: Parameters) -> bool:

@@ -119,6 +119,14 @@ def reused(parameters: Parameters) -> TrainResult:
             "not finite after training",
         ),
         (Scripted(result=returning(metrics={"loss": float("nan")})), "train: the metric loss"),
+        (Scripted(metrics={"loss": 10**400}), "evaluate: the metric loss must be a finite number, not 1000"),
+        (Scripted(initial=lambda _: {1: np.zeros(2)}), "a tensor's name must be text, not 1"),  # type: ignore[dict-item]
+        (Scripted(initial=lambda _: {"a\ud800": np.zeros(2)}), "a tensor's name must be text"),
+        (Scripted(initial=lambda _: {"w": np.ma.masked_less(np.zeros(2), 1)}), "w has masked entries"),
+        (
+            Scripted(result=returning(parameters={"w": np.ma.masked_less(np.zeros(3, "f4"), 1), "n": np.array(0)})),
+            "w has masked entries: fill them",
+        ),
         (Scripted(metrics={"loss": "low"}), "evaluate: the metric loss"),  # type: ignore[dict-item]
         (Scripted(result=reused), "return copies"),
     ],
@@ -146,6 +154,12 @@ def test_numpys_numbers_are_numbers() -> None:
     good = Scripted(result=returning(num_examples=np.int32(4), metrics={"loss": np.float32(0.5)}))
     check_task(good, may_stand=True)
     assert TrainResult(parameters={}, num_examples=True).num_examples is True
+
+
+def test_another_order_of_bytes_is_the_same_type() -> None:
+    """It was "float32[3] and came back as float32[3]"."""
+    swapped = {"w": np.ones(3, ">f4"), "n": np.zeros((), ">i8")}
+    check_task(Scripted(result=returning(parameters=swapped)))
 
 
 class Follows(nn.Module):
