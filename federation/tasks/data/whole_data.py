@@ -121,7 +121,7 @@ def refuse_another(one: Any, other: Any) -> None:
 
 
 def refuse_sparse(arrays: Iterable[Any]) -> None:
-    """Refuse matrices that have no length, such as SciPy's.
+    """Refuse matrices whose rows cannot be taken: SciPy's, and torch's sparse and nested tensors.
 
     Raises:
         TaskError: There is one.
@@ -129,6 +129,14 @@ def refuse_sparse(arrays: Iterable[Any]) -> None:
     for each in arrays:
         if hasattr(each, "toarray"):
             raise TaskError(f"data must be arrays, not {type(each).__name__}: give what its toarray() returns")
+        if getattr(each, "is_nested", False) is True:
+            raise TaskError("data must be no nested tensor: give what to_padded_tensor(0.0) returns, and the lengths")
+        if (layout := str(getattr(each, "layout", "torch.strided"))) in _SPARSE:
+            raise TaskError(f"data must be dense, not of layout {layout}: give what its to_dense() returns")
+
+
+_SPARSE = frozenset(f"torch.sparse_{kind}" for kind in ("coo", "csr", "csc", "bsr", "bsc"))
+"""Layouts of tensors, by their names: torch need not be loaded here."""
 
 
 def _are_equal(one: Any, other: Any) -> bool:

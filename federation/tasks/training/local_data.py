@@ -13,7 +13,7 @@ from federation.errors import TaskError
 from federation.task import TaskContext
 from federation.tasks.data.frames import frame_numbers, in_float32, is_frame, number_objects, refuse_other_rows
 from federation.tasks.data.partitioners import Traits, all_parts, matching_parts, part_of
-from federation.tasks.data.whole_data import WholeData
+from federation.tasks.data.whole_data import WholeData, refuse_sparse
 from federation.tasks.drawing import called
 from federation.tasks.training.batches import (
     TARGET_NAMES,
@@ -258,14 +258,14 @@ def as_tensor(values: Any, *, fine: bool = True) -> torch.Tensor:
     Raises:
         TaskError: They are no numbers, some are masked, or beyond int64 or float32.
     """
+    refuse_sparse((values,))
     if isinstance(values, torch.Tensor):
         return values
     if np.ma.is_masked(values):
         raise TaskError("the data has masked values: fill them, or leave those rows out")
     array = frame_numbers(values, fine=fine) if is_frame(values) else _numbers(values)
     # torch warns about read-only memory, which it cannot protect, and takes no reversed view.
-    plain = array.flags.writeable and min(array.strides, default=0) >= 0
-    return torch.from_numpy(array if plain else array.copy())
+    return torch.from_numpy(array if array.flags.writeable and min(array.strides, default=0) >= 0 else array.copy())
 
 
 def _numbers(values: Any) -> NDArray[Any]:
@@ -277,8 +277,8 @@ def _numbers(values: Any) -> NDArray[Any]:
     if array.dtype.kind == "f":
         return in_float32(array, "the data")
     if array.dtype.kind not in "iub":
-        hint = "give what its toarray() returns" if hasattr(values, "toarray") else "give numbers, in tuples or dicts"
-        raise TaskError(f"data must be numbers, not {array.dtype if array.ndim else type(values).__name__}: {hint}")
+        found = array.dtype if array.ndim else type(values).__name__
+        raise TaskError(f"data must be numbers, not {found}: give numbers, in tuples or dicts")
     if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
         raise TaskError(f"the data has {array.max()}, and whole numbers go up to {np.iinfo(np.int64).max}")
     return array.astype(np.int64, copy=False)

@@ -264,6 +264,14 @@ def test_a_sparse_matrix_is_refused_with_what_to_do() -> None:
         as_tensor(sparse.csr_matrix(np.eye(2)))
 
 
+def test_sparse_and_nested_tensors_are_refused_with_what_to_do() -> None:
+    """One was "Could not run aten::as_strided", the other an internal error of torch."""
+    with pytest.raises(TaskError, match=r"layout torch\.sparse_coo: give what its to_dense\(\) returns"):
+        as_tensor(torch.eye(3).to_sparse())
+    with pytest.raises(TaskError, match=r"give what to_padded_tensor\(0\.0\) returns, and the lengths"):
+        as_tensor(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))
+
+
 def test_read_only_arrays_are_copied_without_a_warning() -> None:
     array = np.ones(3, np.float32)
     array.flags.writeable = False
