@@ -310,11 +310,20 @@ def clipped(delta: Delta, norm_max: float | None) -> Delta:
     return replace(delta, parameters=delta.parameters * factor)
 
 
-def moves(delta: Delta) -> bool:
-    """Whether training has changed any parameter; of a model without parameters nothing is missed."""
+def moves(delta: Delta, base: Vectors, steps: int = 0) -> bool:
+    """Whether training has changed any parameter; of a model without parameters nothing is missed.
+
+    Args:
+        delta: What it has changed.
+        base: What it began with.
+        steps: Gradient steps that the task says. One that says none may count first, and change nothing else.
+    """
     arrays, parameters = delta.arrays if isinstance(delta, DeviceUpdate) else HOST, delta.parameters
+    counted = bool(delta.statistics.any()) or not np.array_equal(delta.counters, base.counters)
+    if not len(parameters) or (counted and not steps):
+        return True
     # Nearly always the first entries say it.
-    return not len(parameters) or arrays.peak(parameters[:FIRST_ENTRIES]) != 0.0 or arrays.peak(parameters) != 0.0
+    return arrays.peak(parameters[:FIRST_ENTRIES]) != 0.0 or arrays.peak(parameters) != 0.0
 
 
 def merge(current: Residual | None, change: ResidualChange) -> Residual | None:

@@ -194,7 +194,7 @@ def run_round(setup: TrainingSetup, job: TrainingJob, stop: Stop, clock: Clock) 
         change=change_of(result),
         attempt=job.attempt,
         spent=result.spent,
-        moved=moves(delta),
+        moved=moves(delta, job.base, result.steps),
     )
     if announcement.privacy is not None:
         return _masked(setup, job, delta, done)

@@ -53,7 +53,7 @@ def check_task(task: Task, settings: TrainSettings = _TWO_STEPS, *, may_stand: b
     problems = [f"train: {problem}" for result in (first, second) for problem in _metric_problems(result.metrics)]
     if not _same_bits(kept, first.parameters):
         problems.append("the second training changed the arrays that the first returned: return copies")
-    if not may_stand and _stood(model, kept, manifest):
+    if not may_stand and _stood(model, kept, manifest, first.steps):
         problems.append(unmoved(settings))
     with user_code("the evaluation failed"):
         metrics = task.evaluate(given_arrays(task, model))
@@ -69,10 +69,11 @@ def _trained(task: Task, model: Parameters, settings: TrainSettings, wanted: Wan
     return checked_result(result, wanted)
 
 
-def _stood(before: Parameters, after: Parameters, manifest: Manifest) -> bool:
-    """Whether there are parameters, and none of them has changed."""
-    names = [tensor.name for tensor in manifest.tensors if tensor.role is Role.PARAMETER and tensor.size]
-    return bool(names) and all(np.array_equal(before[name], after[name]) for name in names)
+def _stood(before: Parameters, after: Parameters, manifest: Manifest, steps: int) -> bool:
+    """Whether there are parameters, and none has changed; a task that says no steps may count before it trains."""
+    roles = {tensor.name: tensor.role for tensor in manifest.tensors if tensor.size and tensor.name in before}
+    moved = {roles[name] for name in roles if not np.array_equal(before[name], after[name])}
+    return Role.PARAMETER in roles.values() and Role.PARAMETER not in moved and bool(steps or not moved)
 
 
 def _metric_problems(metrics: Metrics) -> Iterator[str]:

@@ -131,7 +131,7 @@ def _run(options: TrainOptions, title: str, log_to: Sequence[str | Tracker], say
             if figures.version % step == 0 or figures.version == experiment.plan.engine.versions:
                 measured = ", ".join(f"{key} {value:.4f}" for key, value in sorted(figures.metrics.items()))
                 say(f"{title}, seed {options.seed}: version {figures.version}, {measured or 'not evaluated'}")
-            if figures.version == 1 and (standing := experiment.coordinator.standing):
+            if standing := experiment.coordinator.standing():
                 say(f"{title}, seed {options.seed}: nothing is learnt: {standing}")
 
         result = experiment.run(hear)

@@ -125,7 +125,7 @@ def train(options: TrainOptions, *, as_json: bool) -> Result:
     def say(figures: VersionFigures) -> None:
         if figures.version % step == 0 or figures.version == experiment.plan.engine.versions:
             console.print(_line(figures), highlight=False)
-        if figures.version == 1 and (standing := experiment.coordinator.standing):
+        if standing := experiment.coordinator.standing():
             console.print(f"nothing is learnt: {standing}", markup=False, highlight=False, soft_wrap=True)
 
     try:

@@ -138,7 +138,7 @@ class DirectCoordinator:
         self._setup, self._nodes = setup, tuple(nodes)
         self._clock = _Clock()
         self._away_since: dict[NodeId, float] = {}
-        self._away_s = 0.0
+        self._away_s, self._judged = 0.0, False
         self.store = store_in_ram(RunId("0" * 16), self)
         self.store.initialise(
             setup.manifest, first_commit(setup.initial, setup.manifest, setup.committer.downlink, seed=None)
@@ -176,13 +176,21 @@ class DirectCoordinator:
         """The newest global model."""
         return self._committer.evaluated_model
 
-    @property
     def standing(self) -> str | None:
-        """What to look at where all versions so far have the parameters of the first one; None where one has moved."""
-        first = self._setup.initial.parameters
-        if not self.version or not len(first) or not np.array_equal(first, self.model.parameters):
+        """What to look at where the newest version has the parameters of the first; None where not, and from then on.
+
+        Once other tensors alone may have moved: some tasks count before they train.
+        """
+        first, model = self._setup.initial, self.model
+        if self._judged or not self.version or not len(first.parameters):
             return None
-        return unmoved(self._setup.engine.train)
+        stands = np.array_equal(first.parameters, model.parameters)
+        counted = not np.array_equal(first.statistics, model.statistics)
+        counted = counted or not np.array_equal(first.counters, model.counters)
+        if stands and counted and self.version == 1:
+            return None
+        self._judged = True
+        return unmoved(self._setup.engine.train) if stands else None
 
     def tell(self, event: Event | None) -> None:
         """Let something happen now, and everything that follows from it at once."""

@@ -498,7 +498,6 @@ def test_a_training_that_moves_no_parameter_is_said_once_until_one_moves_again()
 
     def change(trained: dict[str, Array]) -> None:
         trained["weight"] = np.full((4, 3), next(factors), np.float32)
-        trained["mean"] = np.ones(2, np.float32)
 
     inbox: Inbox = queue.Queue(10)
     with capture_logs() as said:
@@ -523,8 +522,14 @@ def test_what_has_moved_is_found_wherever_it_is() -> None:
         delta = Vectors.zeros(manifest)
         if place is not None:
             delta.parameters[place] = -1e-30
-        assert moves(delta) == (place is not None)
-    assert moves(Vectors.zeros(Manifest.of({"steps": np.array(5, np.int64)})))
+        assert moves(delta, Vectors.zeros(manifest)) == (place is not None)
+    counted = Vectors.zeros(MANIFEST)
+    counted.statistics[0] = 1.0
+    assert moves(counted, Vectors.zeros(MANIFEST))
+    assert not moves(counted, Vectors.zeros(MANIFEST), steps=3)
+    assert moves(Vectors.zeros(MANIFEST), vectors())
+    nothing = Vectors.zeros(Manifest.of({"steps": np.array(5, np.int64)}))
+    assert moves(nothing, nothing)
 
 
 class Endless:

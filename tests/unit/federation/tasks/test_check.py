@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -87,6 +87,15 @@ def never_above_zero() -> nn.Linear:
 def test_what_has_no_parameters_or_moves_a_statistic_beside_them_is_judged_by_the_parameters() -> None:
     still = Scripted(result=returning(), role={"w": Role.STATISTIC})
     check_task(still)
+    counted = {"w": np.zeros(3, np.float32), "n": np.zeros((), np.int64), "mean": np.ones(1, np.float32)}
+    counting = Scripted(
+        initial=lambda seed: {**initial(seed), "mean": np.zeros(1, np.float32)},
+        result=returning(parameters=counted),
+        role={"mean": Role.STATISTIC},
+    )
+    check_task(counting)
+    with pytest.raises(TaskError, match="changed no parameter"):
+        check_task(replace(counting, result=returning(parameters=counted, steps=2)))
     with pytest.raises(TaskError, match="changed no parameter"):
         check_task(Scripted(result=returning()))
 
