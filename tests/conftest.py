@@ -31,9 +31,11 @@ HELPERS: set[int] = set()
 FAMILIES: set[int] = set()
 """Of those that outlive a test, as a browser does, with children of their own that come and go."""
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-    # Started in the background, as CI may be: programs that are tested would inherit a deaf ear to Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+if threading.current_thread() is threading.main_thread():
+    # Started in the background, or by nohup, as CI may be: programs that are tested would inherit deaf ears.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 # What these two measure is how busy the machine is: timings are benchmarks here, not tests.
 EXAMPLES = int(os.environ.get("FEDMQ_EXAMPLES", "12"))

@@ -3,11 +3,12 @@
 import datetime as dt
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +74,10 @@ class Site:
         files = (str(folder / file) for file in ("ca.crt", "node.crt", "node.key"))
         authority, certificate, key = files
         return RawClient(self.port, TlsFiles(authority=authority, certificate=certificate, key=key).context())
+
+    def listens(self) -> bool:
+        with closing(socket.socket()) as plain:
+            return plain.connect_ex(("127.0.0.1", self.port)) == 0
 
     def born(self, name: str) -> bytes:
         signer = node_trust(read_config(self.root / name, {}, environ={}).security).signer
@@ -173,7 +178,7 @@ def test_a_broker_ends_with_a_coordinator_that_was_killed_and_the_next_one_has_i
     site.coordinate("--with-broker")  # at once, as a supervisor does
     assert psutil.wait_procs([first], timeout=LIMIT_S)[1] == []
     deadline = time.monotonic() + LIMIT_S
-    while not (running := brokers_of(site.broker)):
+    while not ((running := brokers_of(site.broker)) and site.listens()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert running != [first.pid]
