@@ -12,7 +12,8 @@ from coordinator.global_model.noised import CoordinatorNoise
 from coordinator.strategies.robust import NO_RULE
 from federation.errors import ConfigError
 from federation.privacy.releases import mu_within
-from federation.privacy.sum_noise import AdaptiveClip, Participation, correlated_mu
+from federation.privacy.sum_noise import AdaptiveClip, correlated_mu
+from federation.privacy.taking import Participation
 from federation.protocol.limits import RELEASES_MAX
 
 __all__ = ["check_noised_model", "coordinator_noise", "nodes_noise", "noise_settings"]

@@ -34,8 +34,9 @@ from coordinator.global_model.aggregation import Combined, Reading, Unusable
 from coordinator.records import Member
 from coordinator.strategies.strategy import Weights
 from federation.errors import DamagedStore
-from federation.privacy.sum_noise import Participation, adapted_clip
+from federation.privacy.sum_noise import adapted_clip
 from federation.privacy.tail import TailSums, read_tail, tail_length
+from federation.privacy.taking import Participation
 from federation.privacy.terms import NOISED_TAIL, SCHEME, largest_sum, noise_deviation, noise_reach, shape_of
 from federation.protocol.messages import Reason
 from federation.protocol.sum_messages import PrivacyTerms, PrivacyUnit

@@ -134,7 +134,7 @@ def nodes_row(report: NodesReport | None) -> dict[str, object] | None:
         "budget": report.budget,
         "noise": report.drawn.noise,
         "clip": report.drawn.clip,
-        "correlated": None if report.drawn.plan is None else asdict(report.drawn.plan),
+        "correlated": _plan_row(report.drawn.plan),
         "largest_epsilon": report.largest,
         "epsilon_of_others": report.floor,
         "sums": report.releases,
@@ -215,17 +215,19 @@ def _noise_said(report: NodesReport) -> list[str]:
     return [f"{said} {drawn.noise:g} {end}", *_plan_said(drawn.plan)]
 
 
+def _plan_row(plan: Plan | None) -> dict[str, int] | None:
+    return None if plan is None else {"bandwidth": plan.bandwidth, **asdict(plan.participation)}
+
+
 def _plan_said(plan: Plan | None) -> list[str]:
     if plan is None:
         return []
-    rest = (
-        f", with at least {counted(plan.separation - 1, 'other sum')} between two of them"
-        if plan.separation > 1 < plan.participations
-        else ""
-    )
+    kept, rest = plan.participation, ""
+    if kept.separation > 1 < kept.participations:
+        rest = f", with at least {counted(kept.separation - 1, 'other sum')} between two of them"
     said = (
         f"This noise is correlated: that of each sum depends on {counted(plan.bandwidth - 1, 'sum')} before it. It was "
-        f"planned for {plan.releases} sums, and one node is in {plan.participations} of them at most{rest}. Epsilon is "
+        f"planned for {kept.releases} sums, and one node is in {kept.participations} of them at most{rest}. Epsilon is "
         "that of all of a node's sums together, where they lie as badly as this allows."
     )
     return [said]

@@ -5,7 +5,7 @@ from dataclasses import astuple
 
 from coordinator.records import ReleaseLedger, ReleaseRecord
 from federation.errors import LocalProtocolError
-from federation.privacy.taking import NOBODY_YET, Drawn, Plan, Taking
+from federation.privacy.taking import NOBODY_YET, Drawn, Participation, Plan, Taking
 from federation.storage.sql import Database, Readable
 from federation.types import Digest, ModelVersion, NodeId
 
@@ -78,7 +78,7 @@ def charge_release(database: Database, record: ReleaseRecord, *, by_coordinator:
     for node, price in record.prices.items():
         database.execute(_TAKE, node, record.release, price)
     if record.plan is not None:
-        planned = " ".join(str(number) for number in astuple(record.plan))
+        planned = f"{record.plan.bandwidth} " + " ".join(map(str, astuple(record.plan.participation)))
         database.insert("meta", {"key": _PLAN, "value": planned}, conflict="REPLACE")
     if by_coordinator:
         own = {"key": _OWN, "value": _read_own(database) + 1}
@@ -158,7 +158,8 @@ def _read_plan(database: Readable) -> Plan | None:
     if row is None:
         return None
     bandwidth, releases, separation, participations = map(int, str(row["value"]).split())
-    return Plan(bandwidth=bandwidth, releases=releases, separation=separation, participations=participations)
+    kept = Participation(releases=releases, separation=separation, participations=participations)
+    return Plan(bandwidth=bandwidth, participation=kept)
 
 
 def _read_own(database: Readable) -> int:

@@ -11,8 +11,8 @@ they lie as badly as the plan allows.
 from functools import lru_cache
 
 from federation.privacy.accountant import gaussian_epsilon
-from federation.privacy.sum_noise import Participation, correlated_mu
-from federation.privacy.taking import NOBODY_YET, Plan, Taking
+from federation.privacy.sum_noise import correlated_mu
+from federation.privacy.taking import NOBODY_YET, Participation, Plan, Taking
 from federation.protocol.sum_messages import PrivacyTerms
 
 __all__ = ["NOBODY_YET", "Taking", "mu_within", "objection", "participation_of", "plan_of", "plan_text", "price"]
@@ -30,12 +30,7 @@ def plan_of(terms: PrivacyTerms) -> Plan | None:
     planned = participation_of(terms)
     if planned is None or terms.bandwidth is None:
         return None
-    return Plan(
-        bandwidth=terms.bandwidth,
-        releases=planned.releases,
-        separation=planned.separation,
-        participations=planned.participations,
-    )
+    return Plan(bandwidth=terms.bandwidth, participation=planned)
 
 
 def plan_text(terms: PrivacyTerms) -> str:

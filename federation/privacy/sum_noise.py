@@ -22,29 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from federation.privacy.noise import gaussians, noise_key, rounded_gaussian
+from federation.privacy.taking import Participation
 
-__all__ = ["AdaptiveClip", "Participation", "SumNoise", "adapted_clip", "banded_inverse_root", "correlated_mu"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Participation:
-    """How often one node's updates may enter releases.
-
-    Attributes:
-        releases: How many releases the run has at most.
-        separation: A node is in two releases only if their numbers are at least this far apart, at least 1.
-        participations: In how many releases a node is at most.
-    """
-
-    releases: int
-    separation: int
-    participations: int
-
-    def allows(self, before: tuple[int, ...], release: int) -> bool:
-        """Whether a node that was in the releases ``before`` (ascending) may be in this one, too."""
-        if len(before) >= self.participations or not 0 <= release < self.releases:
-            return False
-        return not before or release - before[-1] >= self.separation
+__all__ = ["AdaptiveClip", "SumNoise", "adapted_clip", "banded_inverse_root", "correlated_mu"]
 
 
 def banded_inverse_root(bandwidth: int) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["NOBODY_YET", "NOT_DRAWN", "Drawn", "Plan", "Taking"]
+__all__ = ["NOBODY_YET", "NOT_DRAWN", "Drawn", "Participation", "Plan", "Taking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +25,37 @@ NOBODY_YET = Taking(releases=0, last=-1, spent=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Participation:
+    """How often one node's updates may enter releases.
+
+    Attributes:
+        releases: How many releases the run has at most.
+        separation: A node is in two releases only if their numbers are at least this far apart, at least 1.
+        participations: In how many releases a node is at most.
+    """
+
+    releases: int
+    separation: int
+    participations: int
+
+    def allows(self, before: tuple[int, ...], release: int) -> bool:
+        """Whether a node that was in the releases ``before`` (ascending) may be in this one, too."""
+        if len(before) >= self.participations or not 0 <= release < self.releases:
+            return False
+        return not before or release - before[-1] >= self.separation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Of noise that is correlated from sum to sum: one mechanism for all of a run (see sum_noise.py).
 
     Attributes:
         bandwidth: Each sum's noise depends on that of so many sums, its own among them.
-        releases: For so many sums it was planned, of which one node is
-        participations: in so many at most,
-        separation: each so many after the one before.
+        participation: What nodes keep to.
     """
 
     bandwidth: int
-    releases: int
-    separation: int
-    participations: int
+    participation: Participation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ import pytest
 
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking, price
-from federation.privacy.sum_noise import Participation, SumNoise, correlated_mu
+from federation.privacy.sum_noise import SumNoise, correlated_mu
+from federation.privacy.taking import Participation
 from federation.privacy.terms import noise_deviation, shape_of
 from federation.protocol.enumerations import PrivacyUnit, SumReason
 from federation.protocol.sum_messages import PrivacyTerms, SumOffer, SumRefusal

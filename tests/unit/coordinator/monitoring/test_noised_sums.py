@@ -23,7 +23,7 @@ from coordinator.storage.sqlite_store import SqliteStore
 from federation.errors import LocalProtocolError
 from federation.privacy.accountant import gaussian_epsilon
 from federation.privacy.releases import Taking
-from federation.privacy.taking import Drawn, Plan
+from federation.privacy.taking import Drawn, Participation, Plan
 from federation.types import Digest, ModelVersion, NodeId
 
 A, B = NodeId("press-1"), NodeId("press-2")
@@ -99,7 +99,7 @@ def test_the_statement_says_what_it_counts(folder: Path, capsys: pytest.CaptureF
 
 def test_correlated_noise_is_stated_with_its_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What is promised holds for nodes that lie as the plan allows, and a reader must know of it."""
-    planned = Plan(bandwidth=4, releases=30, separation=5, participations=3)
+    planned = Plan(bandwidth=4, participation=Participation(releases=30, separation=5, participations=3))
     store = SqliteStore(tmp_path)
     for number in range(2):
         with store._database.transaction("test"):

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from federation.privacy.sum_noise import AdaptiveClip, Participation, SumNoise, banded_inverse_root, correlated_mu
+from federation.privacy.sum_noise import AdaptiveClip, SumNoise, banded_inverse_root, correlated_mu
+from federation.privacy.taking import Participation
 
 SECRET = b"s" * 32
 
