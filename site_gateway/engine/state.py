@@ -216,13 +216,15 @@ class SiteState(MachineState):
             self.handed.remove(member)
             self.registry.take(self.buffer.records[member].node)
 
-    def begin_pass(self) -> None:
-        """What has come is put aside, and its nodes may be asked again."""
+    def begin_pass(self, reason: str) -> None:
+        """What has come is put aside, and its nodes may be asked again; ``reason``: why nobody is waited for."""
         for record in self.coming:
             self.aside.add(record.update)
             self.registry.give(record.node)
         self.passes += 1
         self.take_out(())  # nobody leaves, and the wait begins anew
+        asked = None if self.order is None else self.order.round
+        self.note("site_goes_on", round=asked, updates=len(self.waiting), passes=self.passes, reason=reason)
 
     def discard(self, record: UpdateRecord) -> None:
         """An update is not in the buffer any more."""

@@ -239,8 +239,7 @@ class Upward(MaskedSums):
         if order is None:
             return
         if site.goes_on:
-            site.begin_pass()
-            site.note("site_goes_on", round=order.round, updates=len(site.waiting), passes=site.passes)
+            site.begin_pass(reason)
             return
         records = site.fitting()
         if left := len(site.waiting) - len(records):

@@ -79,6 +79,7 @@ def until(process: "subprocess.Popen[str]", event: str, **fields: object) -> Map
     """The first line of its log that says so."""
     assert process.stdout is not None
     for line in process.stdout:
+        print(line, end="")  # noqa: T201 - shown with the rest of its log
         found: Mapping[str, object] = json.loads(line)
         if found["event"] == event and fields.items() <= found.items():
             return found
