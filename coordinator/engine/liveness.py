@@ -244,15 +244,18 @@ class Liveness:
             # It reads the retained announcement again and starts over.
             if sighting is Sighting.BORN:
                 state.assignments.restart(node, state.lease_until)
-        elif node_state.round != slot.round and (fresh or not self._may_still_read(node_state, slot)):
+        elif node_state.round != slot.round and (fresh or not self._may_be_on_its_way(node_state, slot)):
             # What named it is gone, or was for a former life, and it is not at that work: it never will be.
             state.end_slot(node)
 
-    def _may_still_read(self, node_state: NodeState, slot: Slot) -> bool:
-        """Whether an invitation is on its way to a node that has heard of older rounds only; the lease bounds it."""
+    def _may_be_on_its_way(self, node_state: NodeState, slot: Slot) -> bool:
+        """Whether a node that has heard of no later round reads its invitation yet, or has answered: update or decline.
+
+        States and updates come on two connections, so that what was said last may be heard first. The lease bounds it.
+        """
         seen = node_state.seen
         heard = None if seen is None or seen.run != self._state.run else seen.round
-        return slot.invited and (heard is None or heard < slot.round)
+        return slot.invited and (heard is None or heard <= slot.round)
 
     def ask_who(self, node: NodeId) -> None:
         """An unknown node has spoken: ask who it is, but neither one node often nor many at once [FED-23]."""

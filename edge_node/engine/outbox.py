@@ -144,6 +144,11 @@ class Outbox:
             for update, delivery in self._box.deliveries.items()
         ]
 
+    @property
+    def round(self) -> RoundId | None:
+        """The round of the newest update that is not known to be stored; None: there is none."""
+        return next((one.offer.round for one in reversed(self._box.deliveries.values()) if not one.stored), None)
+
     def holds(self, round_id: RoundId) -> bool:
         """Whether an update of this round waits for its verdict."""
         return any(delivery.offer.round == round_id for delivery in self._box.deliveries.values())

@@ -61,15 +61,16 @@ class Scheduler:
     @property
     def activity(self) -> Activity:
         """What the node is doing."""
-        if self._job is None or self._job.stage is Stage.WAITING:
+        if self._job is None:
+            return Activity.IDLE if self._outbox.round is None else Activity.UPLOADING
+        if self._job.stage is Stage.WAITING:
             return Activity.IDLE
-        busy = self._job.stage in (Stage.EVALUATING, Stage.TRAINING)
-        return Activity.TRAINING if busy else Activity.FETCHING
+        return Activity.TRAINING if self._job.stage in (Stage.EVALUATING, Stage.TRAINING) else Activity.FETCHING
 
     @property
     def round(self) -> RoundId | None:
-        """The round that it trains for."""
-        return None if self._job is None or not self._job.trains else self._job.round
+        """The round that it works on: it trains for it, or has not been told that its update is stored [FED-328]."""
+        return self._outbox.round if self._job is None or not self._job.trains else self._job.round
 
     @property
     def idle(self) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import pytest
+
 from coordinator.engine.announcer import BIRTHS_PER_S, QUIET_S_PER_NODE, UNTOLD_BYTES_MAX
 from coordinator.engine.effects import (
     ClearModel,
@@ -14,7 +16,7 @@ from coordinator.engine.effects import (
 )
 from coordinator.engine.settings import FederatedEvaluationSettings
 from federation.protocol.cohort import includes
-from federation.protocol.messages import RoundAnnouncement
+from federation.protocol.messages import Activity, RoundAnnouncement
 from federation.types import Epoch, Incarnation, RoundId, SeenRun
 from tests.rigs.coordinator_rig import RUN, Rig, engine, fresh, transcript
 
@@ -188,11 +190,38 @@ def test_after_a_new_connection_an_invitation_may_be_lost_and_who_does_not_say_t
     assert f"{number}-{node}" not in asked(rig)
 
 
-def test_who_has_read_its_invitation_and_is_not_at_that_work_never_will_be() -> None:
+def test_who_has_read_its_invitation_and_trains_no_more_has_answered_and_keeps_its_place() -> None:
+    """FED-328: its update comes on another connection than its state; a second question would take two places."""
     rig = fleet()
     node, number = invited(rig)
     rig.state(node, invitable=True, seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number)))
+    assert f"{number}-{node}" in asked(rig)
+    rig.offer(node, number)
     assert f"{number}-{node}" not in asked(rig)
+
+
+def test_who_has_obeyed_a_later_round_is_not_at_the_work_of_its_invitation_and_never_will_be() -> None:
+    rig = fleet()
+    node, number = invited(rig)
+    rig.state(node, invitable=True, seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number + 1)))
+    assert f"{number}-{node}" not in asked(rig)
+
+
+@pytest.mark.parametrize("incarnation", [1, 2])
+def test_whose_update_is_on_its_way_keeps_its_place_in_another_life_too(incarnation: int) -> None:
+    """FED-328: its state says for which round; the update is in its outbox, and is offered again."""
+    rig = fleet()
+    node, number = invited(rig)
+    rig.connect()
+    rig.state(
+        node,
+        invitable=True,
+        incarnation=Incarnation(incarnation),
+        activity=Activity.UPLOADING,
+        round=RoundId(number),
+        seen=SeenRun(run=RUN, epoch=Epoch(1), round=RoundId(number)),
+    )
+    assert f"{number}-{node}" in asked(rig)
 
 
 def test_a_new_life_has_not_the_invitation_that_the_former_one_read() -> None:

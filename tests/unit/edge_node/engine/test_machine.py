@@ -60,7 +60,7 @@ def test_a_state_of_an_older_epoch_does_not_make_the_coordinator_absent() -> Non
     node = Script(holding(3, outbox=[entry(4)]))
     node.coordinator(epoch=4)
     node.coordinator(Presence.LOST, epoch=3)
-    assert node.wait_until(node.now + 10.0) == ["offer 4-pi-3", IDLE]
+    assert node.wait_until(node.now + 10.0) == ["offer 4-pi-3", "state online #7 uploading 4"]
 
 
 def test_a_newer_epoch_in_an_announcement_is_a_reason_to_offer_again() -> None:

@@ -48,7 +48,7 @@ def test_a_payload_that_the_coordinator_has_is_never_sent_again() -> None:
 
 def test_offers_go_out_oldest_first() -> None:
     node = Script(holding(3, outbox=[entry(8), entry(5), entry(6)]), online=False, draw=0.5)
-    assert node.connect() == ["state online #7 idle None"]
+    assert node.connect() == ["state online #7 uploading 6"]
     assert node.machine.deadline() == 100.5
     assert node.wait() == ["offer 8-pi-3", "offer 5-pi-3", "offer 6-pi-3"]
 
@@ -100,9 +100,9 @@ def test_an_unsaved_update_is_offered_by_no_event_at_all() -> None:
     assert node.receipt(5, ReceiptStatus.APPLIED) == []
     assert node.retry_after(5, 1.0) == []
     node.on(BrokerDisconnected(reason="cut"))
-    assert node.connect() == ["state online #7 idle None"]
+    assert node.connect() == ["state online #7 uploading 5"]
     assert node.coordinator(epoch=1) == []
-    assert node.coordinator(epoch=2) == ["state online #7 idle None"]
+    assert node.coordinator(epoch=2) == ["state online #7 uploading 5"]
     assert node.machine.deadline() is None
 
 
@@ -298,7 +298,7 @@ def test_a_run_that_could_not_be_entered_on_disk_is_entered_again() -> None:
 
 def test_a_rebirth_is_answered_with_the_state() -> None:
     """FED-23."""
-    assert waiting(5).command(Rebirth()) == ["state online #7 idle None"]
+    assert waiting(5).command(Rebirth()) == ["state online #7 uploading 5"]
 
 
 def test_an_update_of_a_run_waits_until_the_run_is_entered_on_disk() -> None:

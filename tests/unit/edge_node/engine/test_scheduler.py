@@ -219,7 +219,7 @@ def test_a_waiting_round_whose_lease_has_passed_is_left_to_others() -> None:
     node.announce(announcement(7, 3, cohort=NOBODY))
     node.now += 51.0
     assert node.trained(5) == ["save update 5-pi-3"]
-    assert node.machine.snapshot()["activity"] == "idle"
+    assert node.machine.snapshot()["activity"] == "uploading"
 
 
 def test_a_waiting_round_that_still_is_the_current_one_is_taken_after_its_lease() -> None:
@@ -376,7 +376,7 @@ def test_training_needs_no_broker() -> None:
     assert node.on(BrokerDisconnected(reason="cut")) == []
     assert node.trained(5) == ["save update 5-pi-3"]
     assert node.saved() == []
-    assert node.connect() == ["state online #7 idle None", "offer 5-pi-3 inline"]
+    assert node.connect() == ["state online #7 uploading 5", "offer 5-pi-3 inline"]
 
 
 def test_chunks_without_a_fetch_are_ignored() -> None:
