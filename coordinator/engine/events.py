@@ -123,6 +123,11 @@ class ChunkReceived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChunksLost:
+    """The data connection has a new session: what nodes have sent before the broker knew it is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeclineReceived:
     """A node will not train."""
 
@@ -353,6 +358,7 @@ class MessageRefused:
 News = (
     BrokerConnected
     | BrokerDisconnected
+    | ChunksLost
     | NodeStateReceived
     | OfferReceived
     | ChunkReceived

@@ -108,7 +108,7 @@ class AttendanceRecorder:
             if not self._absences[node]:
                 del self._absences[node]
 
-    def failed(self) -> None:
+    def storage_failed(self) -> None:
         """The disk did not take it: it stays for the next time."""
         self._saving = False
 

@@ -170,6 +170,8 @@ class CoordinatorMachine:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def _on_news(self, event: News) -> None:  # noqa: C901, PLR0912 - one case per event
+        if isinstance(event, events.OfferReceived | events.DeclineReceived | events.ReportReceived):
+            self._meet(event.node)
         match event:
             case events.BrokerConnected():
                 self._state.clock.start(self._state.now)
@@ -181,7 +183,6 @@ class CoordinatorMachine:
                 self._ledger.born(event.node, event.state)
                 self._evaluation.seen(event.node)
             case events.OfferReceived():
-                self._meet(event.node)
                 self._ledger.offered(event.node, event.offer, event.asked)
                 self._receiver.offer(event, self._pause.retry_s())
             case events.ChunkReceived():
@@ -189,12 +190,12 @@ class CoordinatorMachine:
                     self._meet(event.node)
                 else:
                     self._alarms.useless_chunk(event.node)
+            case events.ChunksLost():
+                self._receiver.chunks_lost()
             case events.DeclineReceived():
-                self._meet(event.node)
                 self._liveness.declined(event.node, event.decline)
                 self._ledger.declined(event.node, event.decline)
             case events.ReportReceived():
-                self._meet(event.node)
                 self._evaluation.report(event)
             case events.ProgressReceived():
                 self._liveness.ask_who(event.node)
@@ -250,7 +251,7 @@ class CoordinatorMachine:
             case events.AttendanceSaved():
                 self._attendance.saved(event.attendance)
             case events.AttendanceNotSaved():
-                self._attendance.failed()
+                self._attendance.storage_failed()
             case events.EnrolledFollowed():
                 if self._announcer.enrolled_followed(renewed=event.renewed):
                     self._fence.say_again()
@@ -279,9 +280,8 @@ class CoordinatorMachine:
         """Whatever the disk was asked for is not there; it is asked again after the pause."""
         self._pause.begin(event)
         self._waiting.wait(WaitReason.STORAGE, self._names)
-        for part in (self._announcer, self._versions, self._sums, self._evaluation):
+        for part in (self._announcer, self._versions, self._sums, self._evaluation, self._attendance):
             part.storage_failed()
-        self._attendance.failed()
         self._receiver.storage_failed(self._pause.retry_s())
 
     # --- decisions --------------------------------------------------------------------------------------------------

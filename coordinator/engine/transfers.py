@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from coordinator.engine.masked.holdings import seeds_of
+from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import FETCHED_BYTES_MAX
 from coordinator.engine.timers import Timers
 from coordinator.records import TransferRecord, UpdateRecord, believable
 from federation.protocol.chunking import Bitmap, chunk_count, chunk_slice
 from federation.protocol.claims import claim_of
-from federation.protocol.messages import Grant, UpdateOffer
+from federation.protocol.messages import Grant, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
 TRANSFER_IDLE_S = 600.0
@@ -31,6 +32,16 @@ CHUNKS_UNDER_WAY_MAX = 512
 
 A message beyond its queue's end is acknowledged and dropped.
 """
+
+
+UNHEARD_MAX = 8
+"""Updates of one node that are asked for again at once."""
+
+UNHEARD_RETRY_S = 1.0
+"""The first of them is asked for after so long, in seconds: nodes wait no less."""
+
+UNHEARD_PER_S = 500.0
+"""Of more, so many are asked for each second."""
 
 
 class Arrival(Enum):
@@ -192,3 +203,33 @@ def record_of(node: NodeId, offer: UpdateOffer, gateways: Collection[NodeId] = (
         seeds=seeds_of(offer),
         members=(offer.members or b"") if node in gateways else own,
     )
+
+
+class Unheard:
+    """What nodes have said of their updates and nobody has heard: they are to offer them again, and not all at once.
+
+    Else they would only after a back-off, or, where chunks are lost, when they have waited long for the next grant.
+    """
+
+    def __init__(self) -> None:
+        self._updates: dict[NodeId, dict[UpdateId, None]] = {}
+
+    def add(self, node: NodeId, update: UpdateId) -> None:
+        """An offer, or what was sent after one, is lost."""
+        if node in self._updates or len(self._updates) < NODES_MAX:
+            mine = self._updates.setdefault(node, {})
+            if len(mine) < UNHEARD_MAX:
+                mine[update] = None
+
+    def forget(self, node: NodeId) -> None:
+        """A node has left the federation."""
+        self._updates.pop(node, None)
+
+    def take(self) -> list[tuple[NodeId, RetryAfter]]:
+        """Each node's word for each of its updates; from now on there are none."""
+        unheard, self._updates = self._updates, {}
+        updates = [(node, update) for node, mine in unheard.items() for update in mine]
+        return [
+            (node, RetryAfter(update=update, seconds=UNHEARD_RETRY_S + count / UNHEARD_PER_S))
+            for count, (node, update) in enumerate(updates)
+        ]

@@ -11,22 +11,21 @@ from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.round import Judgement, Ruling, check_staleness, identify, judge, size_detail
 from coordinator.engine.state import MachineState
 from coordinator.engine.timers import RateLimit
-from coordinator.engine.transfers import REGRANTS_BURST, REGRANTS_PER_S, Arrival, Transfer, Transfers, record_of
+from coordinator.engine.transfers import (
+    REGRANTS_BURST,
+    REGRANTS_PER_S,
+    Arrival,
+    Transfer,
+    Transfers,
+    Unheard,
+    record_of,
+)
 from coordinator.records import TransferRecord, UpdateRecord, Verdict
 from federation.protocol.messages import Cancel, Reason, Receipt, ReceiptStatus, RetryAfter, UpdateOffer
 from federation.types import NodeId, UpdateId
 
 BUSY_RETRY_S = 5.0
 """A node whose transfer found no place offers again after one to two times this many seconds."""
-
-UNHEARD_MAX = 8
-"""Offers of one node that were dropped before this process led, and are asked for again."""
-
-UNHEARD_RETRY_S = 1.0
-"""The first of them is asked for after so long, in seconds: nodes wait no less."""
-
-UNHEARD_PER_S = 500.0
-"""Of more, so many are asked for each second."""
 
 RESENT_EACH_S = 3_600.0
 """Without signatures chunks that are not what was offered are asked for again once in so many seconds."""
@@ -45,7 +44,7 @@ class UpdateReceiver:
         self._state, self._behind, self._fates = state, behind, Fates(state)
         self.verdicts = Verdicts(state)
         self._strangers: set[NodeId] = set()
-        self._unheard: dict[NodeId, dict[UpdateId, None]] = {}
+        self._unheard = Unheard()
         self._expelled = frozenset[NodeId]()
         self._saving: dict[UpdateId, UpdateRecord] = {}
         self._regrants = RateLimit[UpdateId](per_s=REGRANTS_PER_S, burst=REGRANTS_BURST)
@@ -86,25 +85,27 @@ class UpdateReceiver:
         self._fates.answer(event)
 
     def _drop_offer(self, node: NodeId, update: UpdateId) -> None:
-        """Whoever does not lead gives no verdict [FED-97]; the node would offer again only after a back-off."""
+        """Whoever does not lead gives no verdict [FED-97]."""
         self._state.count("offers_unanswered")
-        if node in self._unheard or len(self._unheard) < NODES_MAX:
-            mine = self._unheard.setdefault(node, {})
-            if len(mine) < UNHEARD_MAX:
-                mine[update] = None
+        self._unheard.add(node, update)
+
+    def chunks_lost(self) -> None:
+        """The broker had no session for them: what nodes have sent until now comes to nobody [FED-329]."""
+        for transfer in self.transfers:
+            if not transfer.complete:
+                self._unheard.add(transfer.record.node, transfer.record.update)
 
     def ask_again(self) -> None:
-        """This process leads: what it has dropped is to be offered now, and not by all at once."""
+        """This process leads: what it has not heard is to be offered now."""
         state, expelled, self._expelled = self._state, self._expelled, frozenset()
         for record in [one for one in state.masked.free(state.buffer.records.values()) if one.node in expelled]:
             state.discard(record)
             self.settle(record, ReceiptStatus.REFUSED, Reason.NOT_ASSIGNED, stored=True, detail="revoked")
-        unheard, self._unheard = self._unheard, {}
-        updates = [(node, update) for node, mine in unheard.items() for update in mine]
-        for count, (node, update) in enumerate(updates):
-            self._state.send(node, RetryAfter(update=update, seconds=UNHEARD_RETRY_S + count / UNHEARD_PER_S))
-        if updates:
-            self._state.note("offers_asked_again", updates=len(updates))
+        words = self._unheard.take()
+        for node, word in words:
+            state.send(node, word)
+        if words:
+            state.note("offers_asked_again", updates=len(words))
 
     def _judge(self, event: OfferReceived, retry_s: float) -> None:
         node, offer = event.node, event.offer
@@ -338,7 +339,7 @@ class UpdateReceiver:
     def expel(self, nodes: frozenset[NodeId]) -> None:
         """These have left the federation: what they have sent for a next version is in none."""
         for node in nodes:
-            self._unheard.pop(node, None)
+            self._unheard.forget(node)
         for transfer in self.transfers:
             if transfer.record.node in nodes:
                 self._drop(transfer)

@@ -154,7 +154,6 @@ def open_connections(
         session_expiry_s=DATA_EXPIRY_S,
         connection="data",
         census=frozenset(),
-        tells_answer=False,
         # A keyframe and a delta of the largest part of a model must fit the queue as a whole.
         queue_bytes_max=max(QUEUE_BYTES_MIN, 3 * manifest.fp32_bytes),
         queue_messages_max=8_192 + 3 * manifest.fp32_bytes // config.broker.body_bytes,

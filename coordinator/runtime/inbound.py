@@ -9,6 +9,7 @@ from coordinator.engine.events import (
     BrokerDisconnected,
     BrokerDropped,
     ChunkReceived,
+    ChunksLost,
     CoordinatorStateReceived,
     DeclineReceived,
     Evaluated,
@@ -158,6 +159,7 @@ class Inbound:
         self._births = RateLimit[NodeId](per_s=BIRTHS_PER_S, burst=BURST_BIRTHS)
         self._presences: dict[NodeId, tuple[int | None, int, Presence]] = {}
         self._rounds: dict[RoundId, RoundRecord] = {}
+        self._data_is_new = True
 
     def translate(self, event: object) -> Event | None:
         """The machine's event, or None when there is nothing to say.
@@ -187,9 +189,13 @@ class Inbound:
                 return cast("Event", event)
 
     def _connected(self, event: TransportConnected | TransportAnswered) -> Event | None:
-        if event.connection != CONTROL:
-            return None
         answered = isinstance(event, TransportAnswered)
+        if event.connection != CONTROL:
+            # Chunks for a session that the broker has lost are sent to nobody until it knows what we subscribe to.
+            self._data_is_new = (
+                not event.session_present if isinstance(event, TransportConnected) else self._data_is_new
+            )
+            return ChunksLost() if answered and self._data_is_new else None
         if not answered:
             self._on_connected()
         return BrokerConnected(answered=answered)

@@ -42,7 +42,8 @@ def ran(made: Scenario) -> tuple[Outcome, Simulation]:
     return outcome, simulation
 
 
-@pytest.mark.parametrize("seed", repetitions.of(range(4), few=(0, 1)))
+# Of seeds in which the node that is to be shut out is there at that time.
+@pytest.mark.parametrize("seed", repetitions.of((0, 1, 3, 4), few=(0, 1)))
 def test_nothing_readable_leaves_and_the_run_goes_on(seed: int) -> None:
     outcome, simulation = ran(scenario(seed))
     assert outcome.violations == ()

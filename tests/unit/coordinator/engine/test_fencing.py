@@ -19,7 +19,7 @@ from coordinator.engine.fencing import (
     YOUNG_S,
 )
 from coordinator.engine.timers import MAIL_S
-from coordinator.engine.update_receiver import UNHEARD_MAX, UNHEARD_PER_S, UNHEARD_RETRY_S
+from coordinator.engine.transfers import UNHEARD_MAX, UNHEARD_PER_S, UNHEARD_RETRY_S
 from coordinator.records import Restored, RoundRecord
 from federation.protocol.cohort import EVERYONE, cohort_of
 from federation.protocol.messages import Presence, RetryAfter

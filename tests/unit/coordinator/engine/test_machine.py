@@ -325,6 +325,29 @@ def test_a_transfer_whose_base_grew_too_old_ends_with_its_receipt() -> None:
     assert not rig.store.transfers
 
 
+def test_chunks_that_nobody_could_hear_are_asked_for_again() -> None:
+    """FED-329: their node would wait for the next grant until its own limit, three minutes."""
+    rig = Rig(engine(max_wait_s=1e9))
+    rig.start("ann", "bob", "cid")
+    rig.offer("ann", 0, **LARGE)
+    rig.chunk("ann", "0-ann", 0, b"0123")
+    assert transcript(rig.tell(events.ChunksLost())) == ["tell ann retry 0-ann"]
+    assert transcript(rig.offer("ann", 0, **LARGE)) == ["tell ann grant 0-ann 01 window 128"]
+    assert transcript(rig.wait(1.0)) == []
+
+
+def test_no_word_about_lost_chunks_before_this_process_leads() -> None:
+    """FED-97."""
+    rig = Rig(engine(max_wait_s=1e9, settle_s=1.0))
+    rig.start("ann", "bob")
+    rig.wait(1.0)
+    rig.offer("ann", 0, **LARGE)
+    rig.disconnect()
+    rig.connect()
+    assert transcript(rig.tell(events.ChunksLost())) == []
+    assert "tell ann retry 0-ann" in transcript(rig.wait(1.0))
+
+
 # --- the store fails ------------------------------------------------------------------------------------------------
 
 

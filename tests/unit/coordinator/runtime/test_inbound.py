@@ -353,6 +353,17 @@ def test_the_data_connection_comes_and_goes_without_a_word() -> None:
     assert bench.connected == 0
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_chunks_are_lost_until_the_broker_knows_a_new_session_of_the_data_connection(present: bool) -> None:
+    """FED-329: where the session is there, the broker has kept them."""
+    bench = Bench()
+    up = TransportConnected(connection="data", session_present=present, packet_bytes_max=1)
+    assert bench.inbound.translate(up) is None
+    answered = TransportAnswered(connection="data")
+    assert bench.inbound.translate(answered) == (None if present else events.ChunksLost())
+    assert bench.connected == 0
+
+
 def test_a_connection_that_is_refused_for_good_ends_the_process() -> None:
     with pytest.raises(TransportError, match="bad password"):
         Bench().inbound.translate(TransportFailed(connection="data", reason="bad password"))
