@@ -21,9 +21,8 @@ from coordinator.config.settings import (
     up_codec,
     update_norm_max,
 )
-from coordinator.engine.effects import Effect
+from coordinator.engine.effects import Effect, Leave
 from coordinator.engine.events import Event, StopRequested
-from coordinator.engine.fencing import Leave
 from coordinator.engine.machine import CoordinatorMachine
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.committer import Committer

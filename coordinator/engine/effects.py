@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from coordinator.engine.claims.effects import ClaimsEffect
 from coordinator.engine.masked.effects import MaskedEffect
@@ -42,6 +43,7 @@ __all__ = [
     "Evaluate",
     "FollowEnrolled",
     "Invite",
+    "Leave",
     "Note",
     "OpenTransfer",
     "OwnEffect",
@@ -282,6 +284,17 @@ class AcceptFailure:
     What follows a failed save depends on it, so the executor drops every effect between the failure and this one; the
     machine repeats what is still true later.
     """
+
+
+class Leave(StrEnum):
+    """Why this coordinator must leave: a stable reason in its log."""
+
+    FENCED = "fenced"
+    """A newer start leads this run."""
+    OTHER_RUN = "other_run"
+    """The coordinator of another run was there first."""
+    REPLACED = "replaced"
+    """The coordinator of another run has taken over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

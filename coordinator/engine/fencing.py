@@ -6,9 +6,9 @@ by nobody: an empty payload is a retained message that was cleared.
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from enum import StrEnum
 
 from coordinator.engine.announcer import Announcer
+from coordinator.engine.effects import Leave
 from coordinator.engine.events import ANSWER_WAIT_S, CoordinatorStateReceived
 from coordinator.engine.registry import NODES_MAX
 from coordinator.engine.state import MachineState
@@ -16,7 +16,7 @@ from coordinator.engine.timers import RateLimit
 from federation.protocol.messages import CoordinatorState, NodeState, Presence, Rebirth
 from federation.types import NO_START, Epoch, ModelVersion, NodeId, RoundId, SeenRun, Start
 
-__all__ = ["ASTRAY_PAUSE_S", "HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence", "Leave"]
+__all__ = ["ASTRAY_PAUSE_S", "HEAL_PAUSE_S", "PROOF_PAUSE_S", "PROOF_WAIT_S", "STOPPED_S", "Behind", "Fence"]
 
 HEAL_PAUSE_S = 5.0
 """What was wiped is published again this long after it was last published at the earliest, in seconds."""
@@ -48,19 +48,11 @@ ASKED_MAX = 8
 OWED_MAX = 64
 """More of them that held a slot or had an update here: a version that was made after a copy, they know first."""
 
+SEEN_WAIT_S = 2.0
+"""Where somebody leads, those who were asked are waited for so long at most, in seconds: links may be slow."""
+
 NAMES_MAX = 10
 """Nodes named in one line of the log, or in one snapshot."""
-
-
-class Leave(StrEnum):
-    """Why this coordinator must leave: a stable reason in its log."""
-
-    FENCED = "fenced"
-    """A newer start leads this run."""
-    OTHER_RUN = "other_run"
-    """The coordinator of another run was there first."""
-    REPLACED = "replaced"
-    """The coordinator of another run has taken over."""
 
 
 class Behind:
@@ -220,7 +212,8 @@ class Fence:
         self._spoke_at: float | None = None
         self._silent = True
         self._owes = self._contested = self._unanswered = False
-        self._asked: set[NodeId] = set()
+        self._asked, self._unheard = set[NodeId](), set[NodeId]()
+        self._asked_until, self._waits, self._rival = state.now, False, False
         self._owed: set[NodeId] = set()
         self._healed_at: float | None = None
         self._told_astray_at: float | None = None
@@ -239,12 +232,12 @@ class Fence:
         For ``settle_s`` once the broker has answered: on a slow link, or a busy machine, nothing is heard before.
         """
         state, follows = self._state, answered and self._unanswered
-        self._unanswered = not answered
+        self._unanswered, self._waits = not answered, False
         if follows:
             if self._silent:
                 state.listen()
             return
-        self._silent, self._contested, self._asked = True, False, set()
+        self._silent, self._contested, self._rival, self._asked, self._unheard = True, False, False, set(), set()
         self._owed = {*state.assignments, *(record.node for record in state.buffer.records.values())}
         state.listen(0.0 if answered else ANSWER_WAIT_S)
         if state.settings.settle_s <= 0:
@@ -266,7 +259,13 @@ class Fence:
         most = ASKED_MAX + (OWED_MAX if node in self._owed else 0)
         if node not in self._asked and len(self._asked) < most:
             self._asked.add(node)
+            self._unheard.add(node)
+            self._asked_until = state.now + SEEN_WAIT_S
             state.send(node, Rebirth())
+        elif node in self._unheard:
+            self._unheard.remove(node)
+            if self._waits and not self._unheard:
+                state.settling_until = state.now
 
     def wakes(self, late_s: float) -> None:
         """The process stood still: what it has heard is old, and the broker may have ended the connection since."""
@@ -277,7 +276,9 @@ class Fence:
 
     def pass_time(self) -> None:
         """Whoever has heard nobody for long enough speaks."""
-        state = self._state
+        state, until = self._state, self._state.settling_until
+        if until is not None and until <= state.now < self._asked_until and self._unheard and self._rival:
+            state.settling_until, self._waits = self._asked_until, True
         state.settle()
         if state.leading and self._silent:
             self._speak()
@@ -314,6 +315,7 @@ class Fence:
             return None
         # Who speaks first here is older than we are, or gone, or nobody: this process leads as far as the broker knows.
         ours = online and told is not None and fence_of(told) == state.fence
+        self._rival = self._rival or (online and not ours)
         if ours or (event.retained and not self._is_twin(told) and self._spoke_at is not None):
             state.hear()
         if self._silent and state.leading:

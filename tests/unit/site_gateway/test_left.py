@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.engine.fencing import Leave
+from coordinator.engine.effects import Leave
 from federation.errors import ConfigError
 from site_gateway import app
 from site_gateway.engine.site import LIFTED

@@ -15,6 +15,7 @@ from coordinator.engine.fencing import (
     PROOF_PAUSE_S,
     PROOF_WAIT_S,
     REPLACE_S,
+    SEEN_WAIT_S,
     STOPPED_S,
     YOUNG_S,
 )
@@ -212,6 +213,36 @@ class TestListening:
         rig.state("node-3", seen=SeenRun(run=RUN, epoch=Epoch(0), start=Start(0), round=RoundId(40)))
         assert transcript(rig.wait(60.0)) == []
         assert rig.waiting_for == "behind"
+
+    @pytest.mark.parametrize("presence", [Presence.ONLINE, Presence.LOST])
+    def test_where_somebody_leads_it_waits_for_far_nodes_too(self, presence: Presence) -> None:
+        """A copy that speaks first ends the run of whoever leads, and then finds that it may not go on itself."""
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.heard(presence, epoch=0, retained=True)
+        assert transcript(rig.state("ann")) == ["tell ann rebirth"]
+        said = transcript(rig.wait(1.0))
+        assert (said == []) is (presence is Presence.ONLINE)
+        rig.state("ann", seen=SeenRun(run=RUN, epoch=Epoch(0), start=Start(0), round=RoundId(40)))
+        assert transcript(rig.wait(60.0)) == []
+        assert rig.waiting_for == "behind"
+
+    def test_it_leads_when_the_last_of_them_has_answered_or_they_were_waited_for(self) -> None:
+        for answers in (True, False):
+            rig = Rig(engine(settle_s=1.0))
+            rig.connect()
+            rig.heard(Presence.ONLINE, epoch=0, retained=True)
+            rig.wait(0.5)
+            for node in ("ann", "bob"):
+                rig.state(node)
+            assert transcript(rig.wait(1.0)) == []
+            rig.state("ann")
+            if answers:
+                assert transcript(rig.state("bob")) == []
+                assert [line for line in transcript(rig.wait(0.0)) if line in AGAIN][:2] == AGAIN[:2]
+            else:
+                assert transcript(rig.wait(SEEN_WAIT_S - 1.001)) == []
+                assert [line for line in transcript(rig.wait(0.002)) if line in AGAIN][:2] == AGAIN[:2]
 
     def test_where_a_copy_of_equal_epoch_has_led_it_waits_for_what_nodes_have_seen(self) -> None:
         """The higher start of the two would take over though it is the older state."""
