@@ -20,13 +20,11 @@ from tests.rigs.node_rig import (
     version_digest,
 )
 
-IDLE = "state online #7 idle None"
-
 
 def test_a_crash_after_the_outbox_was_written_costs_one_more_offer() -> None:
     """FED-41, FED-52, FED-27."""
     node = Script(holding(3, last_round=5, outbox=[entry(5)]), online=False)
-    assert node.connect() == ["state online #7 idle None", "offer 5-pi-3"]
+    assert node.connect() == ["state online #7 uploading 5", "offer 5-pi-3"]
     assert node.announce(announcement(5, 3)) == []
     assert node.receipt(5, ReceiptStatus.APPLIED) == ["settle 5-pi-3, applied"]
 
@@ -48,7 +46,7 @@ def test_a_large_update_is_resumed_from_the_bitmap_after_a_broken_connection() -
     assert node.grant(5, 10, [0, 1], 4) == []
     assert node.on(BrokerDisconnected(reason="cut")) == []
     assert node.grant(5, 10, [0, 1], 4) == []
-    assert node.connect() == ["state online #7 idle None", "offer 5-pi-3"]
+    assert node.connect() == ["state online #7 uploading 5", "offer 5-pi-3"]
     assert node.grant(5, 10, [0, 1, 2, 4], 4) == ["send 5-pi-3 chunks [3, 5, 6, 7]"]
     assert node.receipt(5, ReceiptStatus.STORED) == ["mark 5-pi-3 stored"]
 
@@ -95,7 +93,7 @@ def test_a_restarted_coordinator_is_told_everything_again() -> None:
     node.coordinator(epoch=1)
     assert node.coordinator(Presence.LOST, epoch=1) == []
     assert node.wait_until(node.now + 299.0) == []
-    assert node.coordinator(epoch=2) == ["offer 4-pi-3", "offer 5-pi-3", IDLE]
+    assert node.coordinator(epoch=2) == ["offer 4-pi-3", "offer 5-pi-3", "state online #7 uploading 4"]
     assert node.coordinator(epoch=1) == []
     assert node.announce(announcement(9, 3, epoch=1)) == []
     assert node.announce(announcement(9, 3, epoch=2)) == ["train 9 from 3"]
@@ -162,7 +160,7 @@ def test_another_run_hides_everything_of_the_former_one_until_it_is_heard_again(
     assert node.receipt(1, ReceiptStatus.STORED, run=OTHER_RUN) == ["mark 1-pi-3 stored"]
     assert not [line for line in node.wait_until(node.now + 1_000) if "4-pi-3" in line]
 
-    assert node.coordinator() == [f"enter {RUN}", "offer 4-pi-3", IDLE]
+    assert node.coordinator() == [f"enter {RUN}", "offer 4-pi-3", "state online #7 uploading 4"]
     known = node.machine.snapshot()
     assert (known["held_version"], known["last_round"]) == (3, 4)
     assert node.receipt(1, ReceiptStatus.APPLIED, run=OTHER_RUN) == [], "not of this run's update of that name"

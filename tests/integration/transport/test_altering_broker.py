@@ -157,7 +157,7 @@ def test_what_was_signed_once_is_not_obeyed_again(site: Site) -> None:
     # The run's own coordinator hears the other word there, and repeats its own [FED-98].
     site.coordinator.say_online(began_ms=2_000)
     assert site.coordinator.offer().update == UPDATE, "the outbox was lost to a former run"
-    assert site.fence().activity is Activity.IDLE
+    assert site.fence().activity is Activity.UPLOADING, "its update waits for its own run"
     assert "out_of_date_ignored" in stop(process)
     assert not site.settled()
 
