@@ -10,8 +10,8 @@ from pathlib import Path
 
 from coordinator.app import coordinator_trust
 from coordinator.config.settings import committer_settings, engine_settings
+from coordinator.engine.effects import Leave
 from coordinator.engine.events import StopRequested
-from coordinator.engine.fencing import Leave
 from coordinator.engine.settings import EngineSettings
 from coordinator.global_model.sums import SiteClaims, sum_bytes_max
 from coordinator.global_model.update_checks import check_update

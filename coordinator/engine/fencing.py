@@ -265,7 +265,7 @@ class Fence:
         elif node in self._unheard:
             self._unheard.remove(node)
             if self._waits and not self._unheard:
-                state.settling_until = state.now
+                state.listen()
 
     def wakes(self, late_s: float) -> None:
         """The process stood still: what it has heard is old, and the broker may have ended the connection since."""
@@ -278,7 +278,8 @@ class Fence:
         """Whoever has heard nobody for long enough speaks."""
         state, until = self._state, self._state.settling_until
         if until is not None and until <= state.now < self._asked_until and self._unheard and self._rival:
-            state.settling_until, self._waits = self._asked_until, True
+            self._waits = True
+            state.listen(self._asked_until - state.now)
         state.settle()
         if state.leading and self._silent:
             self._speak()
