@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,14 +27,14 @@ from fedmq.page.options import STOPPING, PageOptions
 from fedmq.page.server import make_server
 from fedmq.run_view import FoundCertificates, RunView
 
-__all__ = ["Certificates", "serve_page"]
+__all__ = ["Certificates", "OwnCertificate", "serve_page"]
 
 NICENESS: Final = 5
 """Whoever looks waits for the coordinator, and not the other way round."""
 
 THREADS: Final = 4
 LOOK_S: Final = 10.0
-"""How often it is looked whether a certificate was issued or revoked, in seconds."""
+"""How often it is looked whether a certificate was issued, revoked or renewed, in seconds."""
 
 AGAIN_S: Final = 3600.0
 """When the certificates of a federation are looked at again though none was, in seconds."""
@@ -87,7 +88,9 @@ def serve_page(options: PageOptions) -> None:
         lifespan="off",
         http=BoundedProtocol,
     )
-    asyncio.run(_serve(_Server(config, ending), socket.socket(fileno=options.socket_fd)))
+    config.load()
+    renewed = None if config.ssl is None else OwnCertificate(config.ssl, Path(options.certificate), Path(options.key))
+    asyncio.run(_serve(_Server(config, ending), socket.socket(fileno=options.socket_fd), renewed))
 
 
 def _certificates(options: PageOptions) -> Callable[[], FoundCertificates]:
@@ -103,9 +106,12 @@ def _read_ahead(view: RunView) -> None:
         view.now()
 
 
-async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listening: socket.socket, renewed: "OwnCertificate | None") -> None:
     current_default_thread_limiter().total_tokens = THREADS
+    following = None if renewed is None else asyncio.create_task(renewed.follow())
     await server.serve(sockets=[listening])
+    if following is not None:
+        following.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -119,6 +125,46 @@ class _Server(uvicorn.Server):
         """Close what is open."""
         self._ending.set()
         await super().shutdown(sockets)
+
+
+class OwnCertificate:
+    """The page's own certificate, which somebody renews while the page is served: connections get the newest one.
+
+    Args:
+        context: What connections are made with; it has the pair as it is on disk now.
+        certificate: Certificate chain, PEM.
+        key: Its private key, PEM.
+    """
+
+    def __init__(self, context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+        self._context, self._pair = context, (certificate, key)
+        self._seen = self._mark()
+
+    async def follow(self) -> None:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Take the pair again where a file has changed. What does not fit yet leaves the one before.
+
+        The two files are not replaced in one moment, so what has failed is looked at again with the next change.
+        """
+        mark = self._mark()
+        if mark == self._seen:
+            return
+        self._seen = mark
+        try:
+            # A context that was given half a pair could serve nobody any more.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._pair, password="")
+            self._context.load_cert_chain(*self._pair, password="")
+        except (OSError, ValueError) as error:
+            names = " and ".join(map(str, self._pair))
+            sys.stderr.write(f"{names} cannot be used yet, and the page goes on with what it had: {error}\n")
+
+    def _mark(self) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(_changed(file) for file in self._pair)
 
 
 class Certificates:
@@ -147,7 +193,7 @@ class Certificates:
 
     def look(self, now_s: float) -> None:
         """Find it again, where that is due; ``now_s`` is in monotonic seconds."""
-        seen = self._mark()
+        seen = _changed(self._register)
         if seen == self._seen and now_s < self._next_s:
             return
         self._seen, self._next_s = seen, now_s + AGAIN_S
@@ -160,12 +206,14 @@ class Certificates:
         except (OSError, ValueError) as error:
             self._found = replace(self._found, unknown=str(error))
 
-    def _mark(self) -> tuple[int, int] | None:
-        try:
-            found = self._register.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
+
+def _changed(file: Path) -> tuple[int, int] | None:
+    """What is another one once the file is; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def main() -> None:

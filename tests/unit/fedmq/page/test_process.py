@@ -1,7 +1,9 @@
 """Connections of the page: those that say nothing do not keep others out."""
 
 import asyncio
+import datetime as dt
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from federation.identity.certificates import Identity, Purpose, new_authority, new_identity
 from fedmq.page import process
-from fedmq.page.process import BoundedProtocol
+from fedmq.page.process import BoundedProtocol, OwnCertificate
 
 LOOKS = 4
 
@@ -91,3 +94,58 @@ def test_certificates_are_looked_at_again_where_one_was_issued_and_what_cannot_b
     monkeypatch.setattr(process, "certificates_command", lambda fleet: ["cat", str(fleet / "issued.json")])
     assert looked_at(None, 6.0)[0] == later, "nothing has changed"
     assert looked_at(None, 6.0 + process.AGAIN_S) == (soon, "")
+
+
+NOW = dt.datetime.now(dt.UTC)
+AUTHORITY = new_authority("a browser trusts it", now=NOW)
+
+
+def made(days: int) -> Identity:
+    return new_identity(AUTHORITY, "page", purpose=Purpose.BROKER, now=NOW, days=days, hosts=["page.example"])
+
+
+def presented(context: ssl.SSLContext) -> bytes:
+    """The certificate that a new connection is shown, in memory."""
+    browser = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    browser.load_verify_locations(cadata=AUTHORITY.certificate_pem)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = browser.wrap_bio(back, there, server_hostname="page.example")
+    server = context.wrap_bio(there, back, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    shown = client.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart_and_half_a_pair_never(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever renews it each 60 days had to end the page for it, or browsers refused the old one after 90."""
+    certificate, key = tmp_path / "page.crt", tmp_path / "page.key"
+    old, new = made(90), made(91)
+    certificate.write_text(old.certificate_pem)
+    key.write_text(old.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    own = OwnCertificate(context, certificate, key)
+    before = presented(context)
+
+    certificate.write_text(new.certificate_pem)
+    own.look()
+    assert "goes on with what it had" in capsys.readouterr().err
+    assert presented(context) == before
+    own.look()
+    assert capsys.readouterr().err == "", "it is said once"
+
+    key.write_text(new.key_pem)
+    own.look()
+    assert presented(context) != before
+
+    key.unlink()
+    own.look()
+    assert "No such file" in capsys.readouterr().err
+    assert presented(context) != before
