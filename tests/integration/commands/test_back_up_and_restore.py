@@ -68,7 +68,6 @@ def device_state(home: Path) -> Path:
     return found.parent
 
 
-@pytest.mark.thorough
 def test_a_restore_can_be_tried_and_needs_the_key(tmp_path: Path) -> None:
     *prepare, _ = commands("README.md", "server")
     with two_hosts(tmp_path) as (server, _):

@@ -63,7 +63,6 @@ def test_a_broker_that_records_reads_nothing_and_a_revoked_node_reads_no_further
     assert seen > 0
 
 
-@pytest.mark.thorough
 def test_the_same_recording_of_a_run_that_is_not_sealed_has_it_all(site: Site) -> None:
     """FED-164: the check above can fail."""
     state = site.folder / "open"

@@ -142,7 +142,6 @@ def state_of(node: str) -> Any:
     return json.loads(Path(node, "state", "rollout.json").read_text())
 
 
-@pytest.mark.thorough
 def test_a_device_takes_a_release_and_goes_back_from_one_that_fails(programs: dict[str, Program]) -> None:
     """FED-240 to FED-245: nothing runs on the device whose owner has not allowed it."""
     coordinator, takes = programs["coordinator"], programs["takes"]
