@@ -257,7 +257,7 @@ class Fence:
         if self._spoke_at is not None or state.settling_until is None:
             return
         most = ASKED_MAX + (OWED_MAX if node in self._owed else 0)
-        if node not in self._asked and len(self._asked) < most:
+        if not self._waits and node not in self._asked and len(self._asked) < most:
             self._asked.add(node)
             self._unheard.add(node)
             self._asked_until = state.now + SEEN_WAIT_S

@@ -1,4 +1,4 @@
-"""Large updates that are still arriving: a bitmap per transfer, never a body."""
+"""Updates on their way: of large ones a bitmap per transfer, never a body; and those that are to be offered again."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass

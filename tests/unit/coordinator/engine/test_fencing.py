@@ -244,6 +244,18 @@ class TestListening:
                 assert transcript(rig.wait(SEEN_WAIT_S - 1.001)) == []
                 assert [line for line in transcript(rig.wait(0.002)) if line in AGAIN][:2] == AGAIN[:2]
 
+    def test_nodes_that_come_one_by_one_do_not_hold_it_up(self) -> None:
+        """No wait without a bound: who comes while others are waited for is not asked."""
+        rig = Rig(engine(settle_s=1.0))
+        rig.connect()
+        rig.heard(Presence.ONLINE, epoch=0, retained=True)
+        rig.wait(0.9)
+        assert transcript(rig.state("ann")) == ["tell ann rebirth"]
+        for node in ("bob", "cid"):
+            assert transcript(rig.wait(0.9)) == []
+            assert transcript(rig.state(node)) == []
+        assert [line for line in transcript(rig.wait(0.201)) if line in AGAIN][:2] == AGAIN[:2]
+
     def test_where_a_copy_of_equal_epoch_has_led_it_waits_for_what_nodes_have_seen(self) -> None:
         """The higher start of the two would take over though it is the older state."""
         rig = Rig(engine(settle_s=1.0), start=9)
