@@ -18,6 +18,7 @@ from federation.errors import ConfigError
 from federation.identity.certificates import PEM_BYTES_MAX, UNREADABLE
 from federation.identity.private_files import read_text
 from federation.protocol.signing import Sender, Signer, Verifier
+from federation.storage.folder import file_mark
 from federation.types import NodeId
 
 __all__ = [
@@ -103,7 +104,7 @@ class NodeKeys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._keys = _read_node_keys(path)
-        self._stamp = self._look()
+        self._stamp = file_mark(path)
 
     def verify(self, sender: Sender, digest: bytes, signature: bytes) -> bool:
         """Whether a node's own key has signed this."""
@@ -116,7 +117,7 @@ class NodeKeys:
         return node in self._keys
 
     def _follow(self) -> None:
-        stamp = self._look()
+        stamp = file_mark(self._path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -124,13 +125,6 @@ class NodeKeys:
             self._keys = _read_node_keys(self._path)
         except ConfigError:
             return
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ __all__ = [
     "FolderLock",
     "ReadableFolder",
     "empty_folder",
+    "file_mark",
     "file_place",
     "has_content",
     "lock",
@@ -145,6 +146,15 @@ def lock(handle: int, *, shared: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def file_mark(file: Path) -> tuple[int, int, int] | None:
+    """What is another one once a file or its content is: inode, size in bytes, time in ns; None: there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def lock_holder(folder: Path) -> str | None:

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from federation.documents import read_json
 from federation.errors import FederationError
+from federation.storage.folder import file_mark
 from fedmq.page.access import Access
 from fedmq.page.errands import certificates_command
 from fedmq.page.options import STOPPING, PageOptions
@@ -163,8 +164,8 @@ class OwnCertificate:
             names = " and ".join(map(str, self._pair))
             sys.stderr.write(f"{names} cannot be used yet, and the page goes on with what it had: {error}\n")
 
-    def _mark(self) -> tuple[tuple[int, int] | None, ...]:
-        return tuple(_changed(file) for file in self._pair)
+    def _mark(self) -> tuple[object, ...]:
+        return tuple(map(file_mark, self._pair))
 
 
 class Certificates:
@@ -178,7 +179,7 @@ class Certificates:
     def __init__(self, fleet: Path, register: Path) -> None:
         self._fleet, self._register = fleet, register
         self._found = FoundCertificates()
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
         self._next_s = 0.0
 
     def now(self) -> FoundCertificates:
@@ -193,7 +194,7 @@ class Certificates:
 
     def look(self, now_s: float) -> None:
         """Find it again, where that is due; ``now_s`` is in monotonic seconds."""
-        seen = _changed(self._register)
+        seen = file_mark(self._register)
         if seen == self._seen and now_s < self._next_s:
             return
         self._seen, self._next_s = seen, now_s + AGAIN_S
@@ -205,15 +206,6 @@ class Certificates:
             self._found = replace(self._found, unknown=said[-1])
         except (OSError, ValueError) as error:
             self._found = replace(self._found, unknown=str(error))
-
-
-def _changed(file: Path) -> tuple[int, int] | None:
-    """What is another one once the file is; None where there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
 
 
 def main() -> None:

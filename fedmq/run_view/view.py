@@ -33,7 +33,7 @@ from coordinator.storage.participation import GrowingParticipation
 from coordinator.storage.places import NOTE
 from coordinator.storage.read_only import ReadOnlyStore
 from federation.errors import StorageError
-from federation.storage.folder import lock_holder
+from federation.storage.folder import file_mark, lock_holder
 from fedmq.run_view.rows import Rows
 
 __all__ = ["NODE_COLUMNS", "PAUSE_S", "FoundCertificates", "RunView", "Snapshot"]
@@ -173,14 +173,7 @@ class RunView:
         elsewhere = [object()] if (self.folder / NOTE).exists() else []
         found = self._certificates()
         certificates = (*sorted(found.ends.items()), found.unknown)
-        return (*map(self._file, files), lock_holder(self.folder), *certificates, *elsewhere)
-
-    def _file(self, name: str) -> tuple[int, int] | None:
-        try:
-            found = (self.folder / name).stat()
-        except OSError:
-            return None
-        return found.st_mtime_ns, found.st_size
+        return (*(file_mark(self.folder / name) for name in files), lock_holder(self.folder), *certificates, *elsewhere)
 
     def _summary(self, store: ReadOnlyStore, life: "_Life") -> dict[str, Any]:
         manifest, rule = store.manifest(), read_stopping(self.folder)

@@ -1,4 +1,4 @@
-"""Connections of the page: those that say nothing do not keep others out."""
+"""Connections of the page: those that say nothing do not keep others out, and each is shown the newest certificate."""
 
 import asyncio
 import datetime as dt
